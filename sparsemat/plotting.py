@@ -1,0 +1,121 @@
+"""Pictures of patterns, coloured by parameter, and training curves. Needs Matplotlib.
+
+Figures have a transparent background and mid-grey text, so that they read on light and dark pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+
+from .matrix import SparseMatrix
+from .pattern import Pattern
+
+INK = "#7f7f7f"  # contrast above 3.9 on white and on the theme's dark page
+STYLE = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "savefig.transparent": True,
+    "legend.framealpha": 0.0,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.titlesize": "medium",
+    "figure.dpi": 100,
+}
+PALETTE = "#4e79a7 #f28e2b #59a14f #e15759 #b07aa1 #76b7b2 #edc948 #ff9da7 #9c755f #bab0ac".split()
+
+
+def use_style() -> None:
+    """Make the book's neutral style the default of this session."""
+    plt.rcParams.update(STYLE)
+
+
+def spy(
+    pattern: Pattern | SparseMatrix,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    blocks: tuple[int, int] | None = None,
+) -> Axes:
+    """Draw where a matrix may be nonzero; entries that share a parameter share a colour.
+
+    Args:
+        pattern: A pattern or a matrix.
+        ax: Where to draw; a new figure if None.
+        title: Title of the axes; the size and the number of nonzeros if None.
+        blocks: Rows and columns of a block; thin lines are drawn between blocks.
+
+    Returns:
+        The axes. A cell named by several triples shows the colour of the last.
+    """
+    pattern = getattr(pattern, "pattern", pattern)
+    rows, cols = pattern.shape
+    ax = ax or plt.subplots(figsize=_figsize(rows, cols))[1]
+    image = np.full(pattern.shape, np.nan)
+    image[pattern.row, pattern.col] = pattern.index
+    few = pattern.num_parameters <= len(PALETTE)
+    cmap = ListedColormap(PALETTE) if few else "turbo"
+    ax.imshow(
+        image,
+        cmap=cmap,
+        vmin=0,
+        vmax=len(PALETTE) - 1 if few else pattern.num_parameters - 1,
+        interpolation="nearest",
+        aspect="equal",
+    )
+    if blocks is not None:
+        style = {"color": INK, "linewidth": 0.5, "alpha": 0.6}
+        for edge in range(blocks[0], rows, blocks[0]):
+            ax.axhline(edge - 0.5, **style)
+        for edge in range(blocks[1], cols, blocks[1]):
+            ax.axvline(edge - 0.5, **style)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(f"{rows} x {cols}, {pattern.nnz} nonzeros" if title is None else title)
+    return ax
+
+
+def curves(
+    series: Mapping[str, Sequence[float]],
+    ax: Axes | None = None,
+    *,
+    xlabel: str = "step",
+    ylabel: str = "loss",
+    log: bool = False,
+) -> Axes:
+    """Draw one line a series against its position, 1 for the first value.
+
+    Args:
+        series: Name to values.
+        ax: Where to draw; a new figure if None.
+        xlabel: What a position is.
+        ylabel: What a value is.
+        log: Whether the values have a logarithmic axis.
+
+    Returns:
+        The axes, with a legend.
+    """
+    ax = ax or plt.subplots(figsize=(5.5, 3.2))[1]
+    styles = ["-", "--", ":", "-."]
+    for k, (name, values) in enumerate(series.items()):
+        style = styles[k % len(styles)]
+        ax.plot(range(1, len(values) + 1), values, style, color=PALETTE[k], label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if log:
+        ax.set_yscale("log")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend()
+    return ax
+
+
+def _figsize(rows: int, cols: int, most: float = 4.5) -> tuple[float, float]:
+    scale = most / max(rows, cols)
+    return max(1.2, cols * scale), max(1.2, rows * scale) + 0.3

@@ -1,0 +1,32 @@
+"""Index arrays that follow the data to its device."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+
+class DeviceIndices:
+    """Named index arrays, copied to a device the first time they are needed there.
+
+    Args:
+        arrays: int64 arrays by name.
+    """
+
+    def __init__(self, **arrays: np.ndarray) -> None:
+        self._copies = {
+            torch.device("cpu"): SimpleNamespace(
+                **{name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+            )
+        }
+
+    def on(self, device: torch.device) -> SimpleNamespace:
+        """The arrays as tensors on ``device``, by attribute."""
+        if device not in self._copies:
+            arrays = vars(self._copies[torch.device("cpu")])
+            self._copies[device] = SimpleNamespace(
+                **{name: tensor.to(device) for name, tensor in arrays.items()}
+            )
+        return self._copies[device]
