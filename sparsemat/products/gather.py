@@ -47,8 +47,6 @@ class GatherProduct:
         self.first_row = int(rows[0, 0, 0])
         self.row_strides = _strides(rows)
         self.covers_all_rows = rows.size == pattern.shape[0]
-        present = params[params >= 0]
-        self.each_parameter_once = len(present) == len(np.unique(present))
         self.identity_params = np.array_equal(params.reshape(-1), np.arange(pattern.num_parameters))
         self.all_params_present = bool((params >= 0).all())
         self.indices = DeviceIndices(cols=cols, params=np.maximum(params, 0), absent=params < 0)
@@ -213,6 +211,8 @@ def _strides(rows: np.ndarray) -> tuple[int, int, int] | None:
 def _rows_sharing_parameters(pattern: Pattern) -> np.ndarray | None:
     """Smallest row connected to each row through shared parameters; None if the search is long."""
     label = np.arange(pattern.shape[0])
+    if np.bincount(pattern.index, minlength=1).max() == 1:
+        return label
     for _ in range(8):
         smallest = np.full(pattern.num_parameters, pattern.shape[0])
         np.minimum.at(smallest, pattern.index, label[pattern.row])
@@ -228,10 +228,10 @@ def _tables(
     pattern: Pattern, component: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """``cols (G, K, L)``, ``params (G, M, K)`` and ``rows (G, M, L)``, or None if not regular."""
-    used = np.unique(pattern.row)
+    used = np.flatnonzero(np.bincount(pattern.row, minlength=pattern.shape[0]))
     names, part_of_row = np.unique(component[used], return_inverse=True)
     heights = np.bincount(part_of_row)
-    if len(set(heights.tolist())) != 1:
+    if heights.min() != heights.max():
         return None
     parts, positions = len(names), int(heights[0])
     rows = used[np.argsort(part_of_row, kind="stable")].reshape(parts, positions)
@@ -240,27 +240,22 @@ def _tables(
     part = np.empty(pattern.shape[0], dtype=np.int64)
     part[used] = part_of_row
 
-    # slots: the parameters of a part, a parameter that a row uses twice in two slots
-    order = np.lexsort((pattern.col, pattern.index, pattern.row))
-    row, col, index = pattern.row[order], pattern.col[order], pattern.index[order]
-    start = np.ones(len(row), dtype=bool)
-    start[1:] = (row[1:] != row[:-1]) | (index[1:] != index[:-1])
-    first = np.flatnonzero(start)
-    repeat = np.arange(len(row)) - np.repeat(first, np.diff(np.append(first, len(row))))
-    # rows that share nothing align by column, tied rows by parameter
-    name = col if positions == 1 else index
+    # Slots of a part: tied rows align by parameter (one that a row uses twice takes two slots), rows
+    # that share nothing by column.
+    row, col, index = _sorted_triples(pattern, by_column=positions == 1)
     if positions == 1:
-        repeat = index
-    by_slot = np.lexsort((repeat, name, part[row]))
-    keys = np.stack([part[row], name, repeat])[:, by_slot]
-    fresh = np.ones(len(row), dtype=bool)
-    fresh[1:] = (keys[:, 1:] != keys[:, :-1]).any(0)
-    slot_id = np.empty(len(row), dtype=np.int64)
-    slot_id[by_slot] = np.cumsum(fresh) - 1
-    part_of_slot = keys[0, fresh]
-    widths = np.bincount(part_of_slot, minlength=parts)
-    slot = slot_id - (np.cumsum(widths) - widths)[part[row]]
-    slots = int(widths.max())
+        slot = _count_within_runs(row[1:] != row[:-1])
+        slots = int(slot.max()) + 1
+    else:
+        repeat = _count_within_runs((row[1:] != row[:-1]) | (index[1:] != index[:-1]))
+        name = index * (int(repeat.max()) + 1) + repeat
+        part_of_name = np.full(int(name.max()) + 1, parts)
+        part_of_name[name] = part[row]
+        ranked = np.argsort(part_of_name, kind="stable")
+        slot_of_name = np.empty_like(ranked)
+        slot_of_name[ranked] = _count_within_runs(np.diff(part_of_name[ranked]) != 0)
+        slot = slot_of_name[name]
+        slots = int(slot.max()) + 1
     if parts * positions * slots > MOST_FILL * pattern.nnz:
         return None
 
@@ -286,6 +281,27 @@ def _tables(
         params[by_group].reshape(groups, outputs, slots),
         rows[by_group].reshape(groups, outputs, positions),
     )
+
+
+def _sorted_triples(pattern: Pattern, by_column: bool) -> tuple[np.ndarray, ...]:
+    """The triples by row and, within a row, by column or by parameter."""
+    second = pattern.col if by_column else pattern.index
+    width = int(second.max()) + 1
+    if pattern.shape[0] * width >= 2**63:
+        order = np.lexsort((second, pattern.row))
+        return pattern.row[order], pattern.col[order], pattern.index[order]
+    key = pattern.row * width + second
+    if (key[1:] >= key[:-1]).all():  # as the builders store them
+        return pattern.row, pattern.col, pattern.index
+    order = np.argsort(key, kind="stable")
+    return pattern.row[order], pattern.col[order], pattern.index[order]
+
+
+def _count_within_runs(is_new: np.ndarray) -> np.ndarray:
+    """Position of each element in its run; ``is_new[k]`` says element ``k + 1`` starts one."""
+    start = np.flatnonzero(np.concatenate([[True], is_new]))
+    lengths = np.diff(np.append(start, len(is_new) + 1))
+    return np.arange(len(is_new) + 1) - np.repeat(start, lengths)
 
 
 def _hash_weights(size: int) -> np.ndarray:
