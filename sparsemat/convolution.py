@@ -44,7 +44,8 @@ def conv_pattern(
     Returns:
         Pattern of shape ``(out_channels * prod(output), in_channels * prod(input_size))`` whose
         parameters are the flattened torch weight ``(out_channels, in_channels / groups, *kernel)``.
-        Triples are stored row by row. Padding modes other than zeros can name a cell twice.
+        Triples are stored position by position, the output channels of a position together.
+        Padding modes other than zeros can name a cell twice.
 
     Raises:
         ValueError: An argument is out of range, ``groups`` does not divide the channels, or the
@@ -68,15 +69,16 @@ def conv_pattern(
     positions, taps = pixel.shape
     group_in, group_out = in_channels // groups, out_channels // groups
 
-    co = np.arange(out_channels).reshape(-1, 1, 1, 1)
-    position = np.arange(positions).reshape(1, -1, 1, 1)
+    position = np.arange(positions).reshape(-1, 1, 1, 1)
+    co = np.arange(out_channels).reshape(1, -1, 1, 1)
     channel = np.arange(group_in).reshape(1, 1, -1, 1)
     tap = np.arange(taps)
-    shape = out_channels, positions, group_in, taps
-    inside = np.broadcast_to((pixel >= 0)[None, :, None, :], shape)
+    shape = positions, out_channels, group_in, taps
+    read = pixel[:, None, None, :]
+    inside = np.broadcast_to(read >= 0, shape)
     row = np.broadcast_to(co * positions + position, shape)[inside]
     ci = (co // group_out) * group_in + channel
-    col = np.broadcast_to(ci * prod(size) + pixel[None, :, None, :], shape)[inside]
+    col = np.broadcast_to(ci * prod(size) + read, shape)[inside]
     index = np.broadcast_to((co * group_in + channel) * taps + tap, shape)[inside]
     return Pattern(
         (out_channels * prod(outputs), in_channels * prod(size)),

@@ -13,16 +13,39 @@ image is ever stored, and the backward pass gathers again instead of saving.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
 from ..pattern import Pattern
-from .indices import DeviceIndices
 
 BLOCK_BYTES = 1 << 20
 MOST_FILL = (
     2.0  # table entries a stored entry; beyond it the absent entries cost more than they save
 )
+
+
+class Block(NamedTuple):
+    """A run of groups and positions whose gathered rows fit the buffer.
+
+    Attributes:
+        groups: Slice of the G groups.
+        positions: Slice of the L positions.
+        shape: ``(g, K, l)`` of the gathered rows.
+        index: Columns to gather, int64 ``(g * K * l,)``.
+        absent: Where in ``index`` a zero stands instead of a column, int64.
+        params: The block's parameters in ``(g, M, K)`` order: a slice of theta, or their indices.
+    """
+
+    groups: slice
+    positions: slice
+    shape: tuple[int, int, int]
+    index: torch.Tensor
+    absent: torch.Tensor
+    params: slice | torch.Tensor
 
 
 class GatherProduct:
@@ -31,7 +54,8 @@ class GatherProduct:
     Args:
         pattern: The pattern of W.
         cols: Column read by slot k at position l, int64 ``(G, K, L)``; -1 where absent.
-        params: Parameter of output m in slot k, int64 ``(G, M, K)``; -1 where absent.
+        params: Parameter of output m in slot k, int64 ``(G, M, K)``; -1 where absent, and then the
+            column is absent at every position.
         rows: Row written, int64 ``(G, M, L)``, an arithmetic progression along every axis.
     """
 
@@ -47,10 +71,8 @@ class GatherProduct:
         self.first_row = int(rows[0, 0, 0])
         self.row_strides = _strides(rows)
         self.covers_all_rows = rows.size == pattern.shape[0]
-        self.identity_params = np.array_equal(params.reshape(-1), np.arange(pattern.num_parameters))
-        self.all_params_present = bool((params >= 0).all())
-        self.indices = DeviceIndices(cols=cols, params=np.maximum(params, 0), absent=params < 0)
-        self._blocks: dict[tuple, list[tuple]] = {}
+        self._cols, self._params = cols, params
+        self._blocks: dict[tuple, list[Block]] = {}
 
     def __repr__(self) -> str:
         groups, outputs, slots, positions = self.sizes
@@ -61,15 +83,7 @@ class GatherProduct:
 
     def __call__(self, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Theta ``(num_parameters,)`` and x ``(cols, n)`` to y ``(rows, n)``."""
-        groups, outputs, slots, _ = self.sizes
-        if self.identity_params:
-            weights = theta.view(groups, outputs, slots)
-        else:
-            at = self.indices.on(theta.device)
-            weights = theta.index_select(0, at.params.reshape(-1)).view(groups, outputs, slots)
-            if not self.all_params_present:
-                weights = weights.masked_fill(at.absent, 0)
-        return _GatheredProduct.apply(weights, x, self)
+        return _GatheredProduct.apply(theta, x, self)
 
     @classmethod
     def detect(cls, pattern: Pattern) -> GatherProduct | None:
@@ -80,12 +94,9 @@ class GatherProduct:
         if component is None:
             return None
         tables = _tables(pattern, component)
-        if tables is None:
+        if tables is None or _strides(tables[2]) is None:
             return None
-        cols, params, rows = tables
-        if _strides(rows) is None:
-            return None
-        return cls(pattern, cols, params, rows)
+        return cls(pattern, *tables)
 
     def output_view(self, y: torch.Tensor) -> torch.Tensor:
         """Contiguous y ``(rows, n)`` seen as ``(G, M, L, n)``."""
@@ -94,97 +105,117 @@ class GatherProduct:
         strides = [stride * n for stride in self.row_strides]
         return y.as_strided((groups, outputs, positions, n), (*strides, 1), self.first_row * n)
 
-    def blocks(self, n: int, itemsize: int, device: torch.device) -> list[tuple]:
-        """Blocks of groups and positions whose gathered rows fit the buffer.
-
-        Returns:
-            Tuples ``(groups, positions, (g, K, l), index, absent)``: two slices, the shape of the
-            gathered block, the columns to read and where in the block a zero stands instead.
-        """
+    def blocks(self, x: torch.Tensor) -> list[Block]:
+        """The blocks for vectors like ``x``, made once a width and device."""
         groups, _, slots, positions = self.sizes
-        many = max(1, BLOCK_BYTES // (slots * max(1, n) * itemsize))
+        many = max(1, BLOCK_BYTES // (slots * max(1, x.shape[1]) * x.element_size()))
         step_l = min(positions, many)
         step_g = min(groups, max(1, many // positions))
-        key = (step_g, step_l, device)
+        key = (step_g, step_l, x.device)
         if key not in self._blocks:
+            widths = (self._params[:, 0] >= 0).sum(1)
+            borders = [0, *(np.flatnonzero(np.diff(widths)) + 1), groups]
             self._blocks[key] = [
-                self._block(slice(g, g + step_g), slice(start, start + step_l), device)
-                for g in range(0, groups, step_g)
-                for start in range(0, positions, step_l)
+                self._block(slice(g, min(g + step_g, stop)), slice(l, l + step_l), x.device)
+                for first, stop in pairwise(borders)
+                for g in range(first, stop, step_g)
+                for l in range(0, positions, step_l)  # noqa: E741
             ]
         return self._blocks[key]
 
-    def _block(self, groups: slice, positions: slice, device: torch.device) -> tuple:
-        block = self.indices.on(device).cols[groups, :, positions]
-        absent = (block.reshape(-1) < 0).nonzero()[:, 0]
-        return groups, positions, tuple(block.shape), block.reshape(-1).clamp(min=0), absent
+    def _block(self, groups: slice, positions: slice, device: torch.device) -> Block:
+        width = int((self._params[groups.start, 0] >= 0).sum())
+        cols = self._cols[groups, :width, positions]
+        params = self._params[groups, :, :width].reshape(-1)
+        first = int(params[0])
+        if np.array_equal(params, np.arange(first, first + len(params))):
+            params = slice(first, first + len(params))
+        else:
+            params = torch.from_numpy(params).to(device)
+        index = torch.from_numpy(cols.reshape(-1)).to(device)
+        absent = (index < 0).nonzero()[:, 0]
+        return Block(groups, positions, cols.shape, index.clamp(min=0), absent, params)
 
 
 class _GatheredProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weights: torch.Tensor, x: torch.Tensor, product: GatherProduct):
-        x = x.contiguous()
-        ctx.save_for_backward(weights, x)
+    def forward(ctx, theta: torch.Tensor, x: torch.Tensor, product: GatherProduct):
+        theta, x = theta.contiguous(), x.contiguous()
+        ctx.save_for_backward(theta, x)
         ctx.product = product
         n = x.shape[1]
         new = x.new_empty if product.covers_all_rows else x.new_zeros
         y = new(product.shape[0], n)
-        if n == 0:
-            return y
         out = product.output_view(y)
-        for g, positions, rows, gathered in _gather(product, x):
-            target = out[g, :, positions]
-            if rows[0] == 1 and product.row_strides[2] == 1:
-                torch.mm(weights[g][0], gathered[0], out=_merge(target[0]))
+        for block, gathered in _gather(product, x):
+            target = out[block.groups, :, block.positions]
+            weights = _weights(theta, product, block)
+            if len(target) == 1 and product.row_strides[2] == 1:
+                torch.mm(weights[0], gathered[0], out=_merge(target[0]))
             else:
-                target.copy_(torch.bmm(weights[g], gathered).view(target.shape))
+                target.copy_(torch.bmm(weights, gathered).view(target.shape))
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: torch.Tensor):
-        weights, x = ctx.saved_tensors
-        product = ctx.product
-        grad = grad.contiguous()
-        incoming = product.output_view(grad)
-        n = x.shape[1]
-        grad_weights = grad_x = None
+        theta, x = ctx.saved_tensors
+        product, n = ctx.product, x.shape[1]
+        incoming = product.output_view(grad.contiguous())
+        grad_theta = grad_x = None
         if ctx.needs_input_grad[0]:
             wide = torch.promote_types(x.dtype, torch.float32)
-            grad_weights = weights.new_zeros(weights.shape, dtype=wide)
-            for g, positions, rows, gathered in _gather(product, x) if n else ():
-                part = incoming[g, :, positions].reshape(rows[0], -1, rows[2] * n)
-                if wide == x.dtype:
-                    grad_weights[g].baddbmm_(part, gathered.mT)
+            grad_theta = theta.new_zeros(theta.shape, dtype=wide)
+            for block, gathered in _gather(product, x):
+                part = _merged(incoming, block)
+                if isinstance(block.params, slice) and wide == x.dtype:
+                    sums = grad_theta[block.params].view(len(part), part.shape[1], -1)
+                    sums.baddbmm_(part, gathered.mT)
                 else:
-                    grad_weights[g] += torch.bmm(part, gathered.mT)
-            grad_weights = grad_weights.to(weights.dtype)
+                    sums = torch.bmm(part, gathered.mT).to(wide).view(-1)
+                    if isinstance(block.params, slice):
+                        grad_theta[block.params] += sums
+                    else:
+                        grad_theta.index_add_(0, block.params, sums)
+            grad_theta = grad_theta.to(theta.dtype)
         if ctx.needs_input_grad[1]:
             grad_x = torch.zeros_like(x)
-            transposed = weights.mT
-            for g, positions, rows, index, absent in product.blocks(*_key(x)) if n else ():
-                part = incoming[g, :, positions].reshape(rows[0], -1, rows[2] * n)
-                scattered = torch.bmm(transposed[g], part).view(-1, n)
-                if len(absent):
-                    scattered.index_fill_(0, absent, 0)
-                grad_x.index_add_(0, index, scattered)
-        return grad_weights, grad_x, None
+            for block in product.blocks(x) if n else ():
+                weights = _weights(theta, product, block)
+                scattered = torch.bmm(weights.mT, _merged(incoming, block)).view(-1, n)
+                if len(block.absent):
+                    scattered.index_fill_(0, block.absent, 0)
+                grad_x.index_add_(0, block.index, scattered)
+        return grad_theta, grad_x, None
 
 
-def _key(x: torch.Tensor) -> tuple[int, int, torch.device]:
-    return x.shape[1], x.element_size(), x.device
+def _gather(product: GatherProduct, x: torch.Tensor) -> Iterator[tuple[Block, torch.Tensor]]:
+    """The blocks with their gathered rows ``(g, K, l * n)``, in a buffer that is used again."""
+    n = x.shape[1]
+    if n == 0:
+        return
+    blocks = product.blocks(x)
+    buffer = x.new_empty(max(len(block.index) for block in blocks), n)
+    for block in blocks:
+        rows = buffer[: len(block.index)]
+        torch.index_select(x, 0, block.index, out=rows)
+        if len(block.absent):
+            rows.index_fill_(0, block.absent, 0)
+        groups, slots, positions = block.shape
+        yield block, rows.view(groups, slots, positions * n)
 
 
-def _gather(product: GatherProduct, x: torch.Tensor):
-    """Yield ``(groups, positions, block shape (g, K, l), gathered (g, K, l * n))`` block by block."""
-    n, blocks = x.shape[1], product.blocks(*_key(x))
-    buffer = x.new_empty(max(len(index) for *_, index, _ in blocks), n)
-    for g, positions, shape, index, absent in blocks:
-        rows = buffer[: len(index)]
-        torch.index_select(x, 0, index, out=rows)
-        if len(absent):
-            rows.index_fill_(0, absent, 0)
-        yield g, positions, shape, rows.view(shape[0], shape[1], shape[2] * n)
+def _weights(theta: torch.Tensor, product: GatherProduct, block: Block) -> torch.Tensor:
+    """The block's dense matrices ``(g, M, K)``."""
+    at = block.params
+    chosen = theta[at] if isinstance(at, slice) else theta.index_select(0, at)
+    return chosen.view(block.shape[0], product.sizes[1], block.shape[1])
+
+
+def _merged(incoming: torch.Tensor, block: Block) -> torch.Tensor:
+    """The block's part of the outputs as ``(g, M, l * n)``."""
+    part = incoming[block.groups, :, block.positions]
+    return part.reshape(part.shape[0], part.shape[1], -1)
 
 
 def _merge(target: torch.Tensor) -> torch.Tensor:
@@ -286,14 +317,13 @@ def _tables(
 def _sorted_triples(pattern: Pattern, by_column: bool) -> tuple[np.ndarray, ...]:
     """The triples by row and, within a row, by column or by parameter."""
     second = pattern.col if by_column else pattern.index
-    width = int(second.max()) + 1
-    if pattern.shape[0] * width >= 2**63:
-        order = np.lexsort((second, pattern.row))
-        return pattern.row[order], pattern.col[order], pattern.index[order]
-    key = pattern.row * width + second
-    if (key[1:] >= key[:-1]).all():  # as the builders store them
+    new_row = pattern.row[1:] != pattern.row[:-1]
+    rows_together = new_row.sum() + 1 == len(np.unique(pattern.row[np.append(True, new_row)]))
+    if (
+        rows_together and (new_row | (second[1:] >= second[:-1])).all()
+    ):  # as the builders store them
         return pattern.row, pattern.col, pattern.index
-    order = np.argsort(key, kind="stable")
+    order = np.lexsort((second, pattern.row))
     return pattern.row[order], pattern.col[order], pattern.index[order]
 
 
