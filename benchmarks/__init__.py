@@ -1,0 +1,1 @@
+"""Side-by-side timings of the matrix forms against what a user would otherwise use."""

@@ -1,0 +1,107 @@
+"""Measure everything side by side and print the table against the goals: ``make bench``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the memory profiler is chatty otherwise
+
+import torch  # noqa: E402
+
+from . import convolution, imports  # noqa: E402
+from .paired import measure  # noqa: E402
+
+AREAS = {"convolution": convolution.cases}
+RECORDS = Path(__file__).parent.parent / "results" / "benchmarks"
+COLUMNS = "{:<44} {:<34} {:>6} {:>13} {:>6} {:>8} {:>9} {:>9}  {}"
+
+
+def main() -> None:
+    """Run the chosen areas, print a line a case and write one record."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("areas", nargs="*", help=f"any of {', '.join(AREAS)}; all if none")
+    parser.add_argument("--rounds", type=int, default=21, help="rounds a case (default 21)")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
+    options = parser.parse_args()
+    unknown = sorted(set(options.areas) - set(AREAS))
+    if unknown:
+        parser.error(f"unknown areas {unknown}; known: {sorted(AREAS)}")
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+
+    alone, added = imports.seconds(imports.ALONE), imports.seconds(imports.ADDED)
+    print(f"import torch {alone:.2f} s; import sparsemat adds {added:.3f} s", end=" ")
+    print(
+        f"(goal {imports.GOAL_SECONDS} s: {'met' if added <= imports.GOAL_SECONDS else 'missed'})"
+    )
+    header = "case", "baseline", "ratio", "quartiles", "goal", "base ms", "base MiB", "our MiB", ""
+    print(COLUMNS.format(*header))
+    rows = []
+    for area in options.areas or AREAS:
+        for case in AREAS[area]():
+            found = measure(case, options.rounds)
+            verdict = _verdict(found.ratio, case.goal, case.stretch)
+            rows.append(
+                {"area": area, "case": case.name, "baseline": case.baseline[0]}
+                | {"ours": case.ours[0], "goal": case.goal, "stretch": case.stretch}
+                | asdict(found)
+                | {"verdict": verdict}
+            )
+            print(
+                COLUMNS.format(
+                    case.name,
+                    case.baseline[0],
+                    f"{found.ratio:.2f}",
+                    f"{found.low:.2f}..{found.high:.2f}",
+                    case.goal or "-",
+                    f"{found.baseline_ms:.2f}",
+                    f"{found.baseline_mib:.1f}",
+                    f"{found.ours_mib:.1f}",
+                    verdict,
+                ),
+                flush=True,
+            )
+    record = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": options.threads,
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "rounds": options.rounds,
+        "import_seconds": {"torch": alone, "sparsemat": added},
+        "rows": rows,
+    }
+    path = RECORDS / f"{'gpu' if torch.cuda.is_available() else 'cpu'}-{options.threads}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"record: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+
+
+def _verdict(ratio: float, goal: float | None, stretch: float | None) -> str:
+    if goal is None:
+        return ""
+    if stretch is not None and ratio <= stretch:
+        return "stretch"
+    return "goal" if ratio <= goal else "missed"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main()
