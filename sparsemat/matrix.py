@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,13 +102,15 @@ class SparseMatrix:
         """A ``torch.sparse_csr`` tensor; duplicates are summed."""
         matrix = self.coalesce()
         crow = np.searchsorted(matrix.pattern.row, np.arange(self.shape[0] + 1))
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(crow).to(self.device),
-            matrix._index("col"),
-            matrix.values,
-            self.shape,
-            check_invariants=False,
-        )
+        with warnings.catch_warnings():  # torch announces once that the layout is in beta
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            return torch.sparse_csr_tensor(
+                torch.from_numpy(crow).to(self.device),
+                matrix._index("col"),
+                matrix.values,
+                self.shape,
+                check_invariants=False,
+            )
 
     def to_scipy(self) -> scipy.sparse.csr_array:
         """A ``scipy.sparse.csr_array`` on the CPU; duplicates are summed. Needs SciPy."""
