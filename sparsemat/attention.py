@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import linear
 
+from .matrix import SparseMatrix, require_memory
 from .pattern import Pattern
+from .products.attention import attend, scores
 
 
 def allowed_pairs(
@@ -86,3 +91,203 @@ def attention_pattern(
         index.reshape(-1),
         dim**3 * out_dim,
     )
+
+
+def third_order(pattern: Pattern, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    r"""``W(theta) @ (x (x) x (x) x)`` without forming the cube.
+
+    Args:
+        pattern: A pattern with ``x.numel() ** 3`` columns, as :func:`attention_pattern` makes.
+        theta: Its parameters, any shape with ``pattern.num_parameters`` entries.
+        x: The input, any shape, read row-major.
+
+    Returns:
+        Tensor of shape ``(rows,)``, differentiable in theta and x.
+
+    Raises:
+        ValueError: The columns are not ``x.numel() ** 3``, or theta has the wrong length.
+    """
+    width = x.numel()
+    if pattern.shape[1] != width**3:
+        raise ValueError(
+            f"the pattern must have x.numel()**3 = {width**3} columns, got {pattern.shape[1]}"
+        )
+    if theta.numel() != pattern.num_parameters:
+        raise ValueError(
+            f"theta must hold num_parameters={pattern.num_parameters} values, got {theta.numel()}"
+        )
+    coordinates = np.stack(np.unravel_index(pattern.col, (width, width, width)))
+    first, second, third = torch.from_numpy(coordinates).to(x.device)
+    row, index = (torch.tensor(side, device=x.device) for side in (pattern.row, pattern.index))
+    x = x.reshape(-1)
+    terms = theta.reshape(-1)[index] * x[first] * x[second] * x[third]
+    return terms.new_zeros(pattern.shape[0]).index_add(0, row, terms)
+
+
+class SelfAttention(nn.Module):
+    r"""Multi-head self-attention, $Y = \sum_h A_h(X) X W_{v,h} W_{o,h}$ plus biases.
+
+    With softmax it equals ``torch.nn.MultiheadAttention`` of one input, whose parameter names,
+    shapes and initial values it has; without, $A_h$ is the linear
+    $(X W_{q,h})(X W_{k,h})^T / \sqrt{d_k}$.
+
+    Args:
+        embed_dim: Features d of a token.
+        num_heads: Heads; each has ``embed_dim / num_heads`` features $d_k$.
+        bias: Whether the projections have biases.
+        softmax: Normalise the rows of A by softmax.
+        causal: Token i sees only ``j <= i``.
+        window: Token i sees only ``|i - j| <= window``; None for no limit.
+        device: Where the parameters live.
+        dtype: Their floating-point type.
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``embed_dim``, a size is below 1 or ``window`` is
+            negative.
+
+    Source: paper 4.4 and A.3, corrected in the chapter "Attention".
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        bias: bool = True,
+        softmax: bool = True,
+        causal: bool = False,
+        window: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("embed_dim", embed_dim), ("num_heads", num_heads)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if embed_dim % num_heads:
+            raise ValueError(
+                "num_heads must divide embed_dim, "
+                f"got num_heads={num_heads} and embed_dim={embed_dim}"
+            )
+        if window is not None and window < 0:
+            raise ValueError(f"window must be at least 0, got {window}")
+        self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads
+        self.softmax, self.causal, self.window = softmax, causal, window
+        like = {"device": device, "dtype": dtype}
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim, **like))
+        self.register_parameter(
+            "in_proj_bias", nn.Parameter(torch.empty(3 * embed_dim, **like)) if bias else None
+        )
+        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias, **like)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        if bias:
+            nn.init.zeros_(self.in_proj_bias)
+            nn.init.zeros_(self.out_proj.bias)
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
+        return (
+            f"{self.embed_dim}, {self.num_heads}, bias={self.in_proj_bias is not None}, "
+            f"softmax={self.softmax}, causal={self.causal}, window={self.window}"
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Attend from every token of x to the tokens of x.
+
+        Args:
+            x: Shape ``(n, T, d)`` or ``(T, d)``.
+
+        Returns:
+            Tensor of the same shape.
+
+        Raises:
+            ValueError: x has another shape.
+        """
+        q, k, v = self._heads(x)
+        y = attend(q, k, v, softmax=self.softmax, causal=self.causal, window=self.window)
+        return self.out_proj(y.transpose(-3, -2).flatten(-2))
+
+    def attention(self, x: torch.Tensor) -> torch.Tensor:
+        """The matrices A(X), dense: what each token takes from each, head by head.
+
+        Args:
+            x: Shape ``(n, T, d)`` or ``(T, d)``.
+
+        Returns:
+            Tensor of shape ``(n, heads, T, T)`` or ``(heads, T, T)``. With softmax every row is
+            non-negative and sums to one; entries outside the mask are zero.
+
+        Raises:
+            MemoryError: The matrices would not fit.
+            ValueError: x has another shape.
+        """
+        q, k, _ = self._heads(x)
+        entries = q[..., 0].numel() * q.shape[-2]
+        require_memory("the attention matrices", entries, q.dtype, q.device)
+        return scores(q, k, softmax=self.softmax, causal=self.causal, window=self.window)
+
+    def matrix(self, x: torch.Tensor) -> SparseMatrix:
+        r"""The data-dependent matrix $\sum_h A_h(X) \otimes (W_{v,h} W_{o,h})^T$ for one sequence.
+
+        Times ``x.reshape(-1)`` it is the layer's output, but for the value and output biases.
+
+        Args:
+            x: One sequence, shape ``(T, d)``.
+
+        Returns:
+            Matrix of shape ``(T d, T d)`` with a ``d x d`` block for every pair of tokens that the
+            mask allows; differentiable in the parameters and in x.
+
+        Raises:
+            MemoryError: The blocks would not fit.
+            ValueError: x has another shape.
+        """
+        if x.ndim != 2:
+            raise ValueError(f"x must be one sequence of shape (T, d), got {tuple(x.shape)}")
+        tokens, dim = x.shape
+        i, j = allowed_pairs(tokens, causal=self.causal, window=self.window)
+        # three int64 index arrays and the values
+        require_memory("the matrix of the attention", 4 * len(i) * dim**2, torch.int64, x.device)
+        values = torch.einsum("hp,hoc->poc", self.attention(x)[:, i, j], self._value_maps())
+        o, c = np.indices((dim, dim)).reshape(2, 1, -1)
+        row, col = (i[:, None] * dim + o).reshape(-1), (j[:, None] * dim + c).reshape(-1)
+        pattern = Pattern((tokens * dim, tokens * dim), row, col, np.arange(len(row)), len(row))
+        return pattern.fill(values)
+
+    def core(self) -> torch.Tensor:
+        r"""The parameters of :func:`attention_pattern` for which it is this layer without biases.
+
+        Returns:
+            Tensor of shape ``(d, d, d, d)``; entry ``[a, b, c, o]`` is
+            $\sum_h (W_{q,h} W_{k,h}^T)_{ab} (W_{v,h} W_{o,h})_{co} / \sqrt{d_k}$. Differentiable.
+
+        Raises:
+            TypeError: The layer has a softmax, so it is not polynomial in x.
+            MemoryError: The core would not fit.
+        """
+        if self.softmax:
+            raise TypeError(
+                f"{self!r} has a softmax, so no fixed tensor represents it; matrix(x) gives its "
+                "matrix at x, and softmax=False the layer that has a core"
+            )
+        weight = self.in_proj_weight
+        require_memory("the core", self.embed_dim**4, weight.dtype, weight.device)
+        query, key, _ = weight.view(3, self.num_heads, self.head_dim, self.embed_dim)
+        pair = torch.einsum("hka,hkb->hab", query, key) * self.head_dim**-0.5
+        return torch.einsum("hab,hoc->abco", pair, self._value_maps())
+
+    def _heads(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Queries, keys and values, each ``(..., heads, T, head_dim)``."""
+        if x.ndim not in (2, 3) or x.shape[-1] != self.embed_dim:
+            raise ValueError(
+                f"x must have shape (n, T, d) or (T, d) with d={self.embed_dim}, "
+                f"got {tuple(x.shape)}"
+            )
+        projected = linear(x, self.in_proj_weight, self.in_proj_bias)
+        heads = projected.unflatten(-1, (3, self.num_heads, self.head_dim))
+        return [side.transpose(-3, -2) for side in heads.unbind(-3)]
+
+    def _value_maps(self) -> torch.Tensor:
+        """``(W_v W_o)^T`` of every head, shape ``(heads, d, d)``."""
+        value = self.in_proj_weight.view(3, self.num_heads, self.head_dim, self.embed_dim)[2]
+        out = self.out_proj.weight.view(self.embed_dim, self.num_heads, self.head_dim)
+        return torch.einsum("hkc,ohk->hoc", value, out)

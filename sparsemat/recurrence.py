@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import linear
 
+from .matrix import SparseMatrix, require_memory
 from .pattern import Pattern
+from .products.recurrence import ACTIVATIONS, recurrence
 
 
 def recurrence_patterns(steps: int, input_size: int, hidden_size: int) -> tuple[Pattern, Pattern]:
@@ -44,3 +49,192 @@ def recurrence_patterns(steps: int, input_size: int, hidden_size: int) -> tuple[
 def _block_diagonal(blocks: int, rows: int, cols: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     t, i, j = np.indices((blocks, rows, cols)).reshape(3, -1)
     return t * rows + i, t * cols + j, i * cols + j
+
+
+class RNN(nn.Module):
+    r"""A recurrent layer $h_t = f(W_h h_{t-1} + W_x x_t + b)$, solved as one sparse system.
+
+    Parameters, their initial values and the call are those of ``torch.nn.RNN``, and state dicts load
+    across; the linear activation is added.
+
+    Args:
+        input_size: Features d of an input.
+        hidden_size: Units h of a hidden state.
+        num_layers: Layers; each reads the states of the one before.
+        nonlinearity: f, one of ``"tanh"``, ``"relu"`` and ``"linear"``.
+        bias: Whether the layers have biases.
+        batch_first: Whether a batch of sequences is ``(n, T, d)`` or ``(T, n, d)``.
+        device: Where the parameters live.
+        dtype: Their floating-point type.
+
+    Raises:
+        ValueError: A size is below 1 or the nonlinearity is unknown.
+
+    Source: paper 4.3 and A.2, corrected in the chapter "Recurrence".
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("input_size", input_size),
+            ("hidden_size", hidden_size),
+            ("num_layers", num_layers),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if nonlinearity not in ACTIVATIONS:
+            raise ValueError(f"nonlinearity must be one of {ACTIVATIONS}, got {nonlinearity!r}")
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.nonlinearity, self.bias, self.batch_first = nonlinearity, bias, batch_first
+        for layer in range(num_layers):
+            width = hidden_size if layer else input_size
+            shapes = {"weight_ih": (hidden_size, width), "weight_hh": (hidden_size, hidden_size)}
+            if bias:
+                shapes |= {"bias_ih": (hidden_size,), "bias_hh": (hidden_size,)}
+            for name, shape in shapes.items():
+                value = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+                self.register_parameter(f"{name}_l{layer}", value)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as ``torch.nn.RNN`` does."""
+        bound = self.hidden_size**-0.5
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
+        return (
+            f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, "
+            f"nonlinearity={self.nonlinearity!r}, bias={self.bias}, batch_first={self.batch_first}"
+        )
+
+    def forward(
+        self, x: torch.Tensor, h0: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the recurrence over whole sequences.
+
+        Args:
+            x: Shape ``(n, T, d)``, or ``(T, n, d)`` if not ``batch_first``, or ``(T, d)``.
+            h0: States before the first step, shape ``(num_layers, n, h)``, or ``(num_layers, h)``
+                for one sequence; zeros if None.
+
+        Returns:
+            The states of the last layer, as x but with h features, and the last state of every
+            layer, shaped as ``h0``.
+
+        Raises:
+            ValueError: A shape is not one of these, or there is no step.
+        """
+        if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
+            layout = "(n, T, d)" if self.batch_first else "(T, n, d)"
+            raise ValueError(
+                f"x must have shape {layout} or (T, d) with d={self.input_size}, "
+                f"got {tuple(x.shape)}"
+            )
+        single = x.ndim == 2
+        states = x[:, None] if single else x.transpose(0, 1) if self.batch_first else x
+        expected = (self.num_layers, states.shape[1], self.hidden_size)
+        if h0 is not None:
+            if h0.shape != ((expected[0], expected[2]) if single else expected):
+                raise ValueError(
+                    f"h0 must hold a state for num_layers={self.num_layers} layers and every "
+                    f"sequence of x {tuple(x.shape)}, got {tuple(h0.shape)}"
+                )
+            h0 = h0.view(expected)
+        last = []
+        for layer in range(self.num_layers):
+            inputs = linear(states, self._weight("ih", layer), self._bias(layer))
+            initial = None if h0 is None else h0[layer]
+            states = recurrence(inputs, self._weight("hh", layer), initial, self.nonlinearity)
+            last.append(states[-1])
+        last = torch.stack(last)
+        if single:
+            return states[:, 0], last[:, 0]
+        return states.transpose(0, 1) if self.batch_first else states, last
+
+    def patterns(self, steps: int, layer: int = 0) -> tuple[Pattern, Pattern]:
+        """The patterns N and B of a layer over ``steps`` steps; see :func:`recurrence_patterns`."""
+        width = self._weight("ih", layer).shape[1]
+        return recurrence_patterns(steps, width, self.hidden_size)
+
+    def operators(self, steps: int, layer: int = 0) -> tuple[SparseMatrix, SparseMatrix]:
+        """The matrices N and B of a layer: ``h = f(N h + B x + c)`` for vectors ``(T h,)``, ``(T d,)``.
+
+        Args:
+            steps: Length T of the sequence.
+            layer: Which layer.
+
+        Returns:
+            N of shape ``(T h, T h)`` and B of shape ``(T h, T d)``, filled with the parameters.
+
+        Raises:
+            ValueError: ``steps`` is below 1 or there is no such layer.
+        """
+        n, b = self.patterns(steps, layer)
+        return n.fill(self._weight("hh", layer)), b.fill(self._weight("ih", layer))
+
+    def explicit(self, steps: int) -> torch.Tensor:
+        r"""The dense matrix $(I - N)^{-1} B$ from the inputs to the states of a linear layer.
+
+        Block ``(t, s)`` is $W_h^{t-s} W_x$ for ``s <= t`` and zero otherwise; several layers give
+        the product of theirs. Biases and ``h0`` add a vector.
+
+        Args:
+            steps: Length T of the sequence.
+
+        Returns:
+            Tensor of shape ``(T h, T d)``, differentiable.
+
+        Raises:
+            TypeError: The layer is not linear, so no matrix maps its inputs to its states.
+            MemoryError: The matrix would not fit.
+            ValueError: ``steps`` is below 1.
+        """
+        if self.nonlinearity != "linear":
+            raise TypeError(
+                f"{self!r} is not linear: {self.nonlinearity} acts inside the recurrence, so no "
+                "matrix maps x to h; its operators(steps) N and B are matrices"
+            )
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        weight, height = self.weight_ih_l0, steps * self.hidden_size
+        widest = steps * max(self.input_size, self.hidden_size if self.num_layers > 1 else 0)
+        require_memory(
+            f"a dense {height}x{widest} matrix", height * widest, weight.dtype, weight.device
+        )
+        result = None
+        for layer in range(self.num_layers):
+            matrix = self._explicit(steps, layer)
+            result = matrix if result is None else matrix @ result
+        return result
+
+    def _explicit(self, steps: int, layer: int) -> torch.Tensor:
+        blocks = [self._weight("ih", layer)]
+        for _ in range(steps - 1):
+            blocks.append(self._weight("hh", layer) @ blocks[-1])
+        blocks.append(torch.zeros_like(blocks[0]))
+        at = torch.arange(steps, device=blocks[0].device)
+        power = at[:, None] - at
+        power = torch.where(power < 0, steps, power)
+        return torch.stack(blocks)[power].transpose(1, 2).flatten(2).flatten(0, 1)
+
+    def _weight(self, kind: str, layer: int) -> torch.Tensor:
+        if not 0 <= layer < self.num_layers:
+            raise ValueError(f"layer must lie in 0..{self.num_layers - 1}, got {layer}")
+        return getattr(self, f"weight_{kind}_l{layer}")
+
+    def _bias(self, layer: int) -> torch.Tensor | None:
+        if not self.bias:
+            return None
+        return getattr(self, f"bias_ih_l{layer}") + getattr(self, f"bias_hh_l{layer}")

@@ -1,0 +1,110 @@
+"""The product of a recurrence: the block-bidiagonal system of all its steps, solved step by step.
+
+With N one block below the diagonal, the states of ``h_t = f(W h_{t-1} + u_t)`` solve
+``h = f(N h + u)`` by substitution, and the backward pass is one substitution with the transposed
+system, ``l_t = f'(h_t) (g_t + W^T l_{t+1})``. Then ``l`` is the gradient of u, and that of W is one
+matrix product over all steps.
+"""
+
+from __future__ import annotations
+
+import torch
+
+ACTIVATIONS = ("tanh", "relu", "linear")
+
+
+def recurrence(
+    inputs: torch.Tensor,
+    weight: torch.Tensor,
+    initial: torch.Tensor | None = None,
+    activation: str = "linear",
+) -> torch.Tensor:
+    r"""All states of $h_t = f(W h_{t-1} + u_t)$, with a hand-written backward pass.
+
+    Args:
+        inputs: u, time-major, shape ``(T, n, h)``; entry ``[t, s]`` is what sequence s receives at
+            step t.
+        weight: W, shape ``(h, h)``, or ``(h,)`` for the diagonal of a diagonal W.
+        initial: The states before the first step, shape ``(n, h)``; zeros if None.
+        activation: f, one of ``"tanh"``, ``"relu"`` and ``"linear"``.
+
+    Returns:
+        The states, shape ``(T, n, h)``.
+
+    Raises:
+        ValueError: The activation is unknown, there is no step, or the shapes disagree.
+
+    Source: chapters "Recurrence" and "Backward passes".
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
+    if inputs.ndim != 3 or len(inputs) == 0:
+        raise ValueError(f"inputs must have shape (T, n, h) with T >= 1, got {tuple(inputs.shape)}")
+    _, n, h = inputs.shape
+    if weight.shape not in ((h, h), (h,)):
+        raise ValueError(
+            f"weight must have shape (h, h) or (h,) with h={h}, got {tuple(weight.shape)}"
+        )
+    if initial is None:
+        initial = inputs.new_zeros(n, h)
+    elif initial.shape != (n, h):
+        raise ValueError(f"initial must have shape (n, h)={(n, h)}, got {tuple(initial.shape)}")
+    if torch.is_autocast_enabled(inputs.device.type):
+        dtype = torch.get_autocast_dtype(inputs.device.type)
+        inputs, weight, initial = (part.to(dtype) for part in (inputs, weight, initial))
+    return _Recurrence.apply(inputs, weight, initial, activation)
+
+
+class _Recurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs, weight, initial, activation):
+        states = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+        forward = weight if weight.ndim == 1 else weight.mT
+        state = initial
+        for u, out in zip(inputs.unbind(), states.unbind(), strict=True):
+            state = _step(u, state, forward, out)
+            if activation == "tanh":
+                state.tanh_()
+            elif activation == "relu":
+                state.relu_()
+        ctx.save_for_backward(weight, initial, states)
+        ctx.activation = activation
+        return states
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        weight, initial, states = ctx.saved_tensors
+        solution = torch.empty_like(states)
+        later = None
+        steps = zip(grad.unbind(), states.unbind(), solution.unbind(), strict=True)
+        for g, state, out in reversed(list(steps)):
+            if later is None:
+                out.copy_(g)
+            else:
+                _step(g, later, weight, out)
+            if ctx.activation == "tanh":
+                torch.ops.aten.tanh_backward.grad_input(out, state, grad_input=out)
+            elif ctx.activation == "relu":
+                torch.ops.aten.threshold_backward.grad_input(out, state, 0, grad_input=out)
+            later = out
+        grad_weight = grad_initial = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = _outer(solution[0], initial, weight)
+            if len(states) > 1:
+                grad_weight += _outer(solution[1:].flatten(0, 1), states[:-1].flatten(0, 1), weight)
+        if ctx.needs_input_grad[2]:
+            grad_initial = later * weight if weight.ndim == 1 else later @ weight
+        return solution, grad_weight, grad_initial, None
+
+
+def _step(u: torch.Tensor, state: torch.Tensor, weight: torch.Tensor, out: torch.Tensor):
+    """``u + state @ weight`` into ``out``; a weight of one dimension is a diagonal."""
+    if weight.ndim == 1:
+        return torch.addcmul(u, state, weight, out=out)
+    return torch.addmm(u, state, weight, out=out)
+
+
+def _outer(left: torch.Tensor, right: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """``left.T @ right``, or its diagonal for a diagonal weight."""
+    return (left * right).sum(0) if like.ndim == 1 else left.mT @ right
