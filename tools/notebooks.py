@@ -1,0 +1,326 @@
+"""Keep book/NAME.md and notebooks/NAME.ipynb honest.
+
+check            compare both halves and the stored outputs; writes nothing, exit 1 with a list
+execute [NAME]   run book/NAME.md (all pages without NAME) into notebooks/NAME.ipynb, reproducibly,
+                 inserting or refreshing the Colab setup cell in the text
+address URL      carry a new repository address into every file that states it
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parent.parent
+BOOK, NOTEBOOKS = ROOT / "book", ROOT / "notebooks"
+MAX_BYTES = 300_000
+KEPT = ("tags", "mystnb")  # cell metadata that both halves carry
+METADATA = {
+    "jupytext": {"text_representation": {"extension": ".md", "format_name": "myst"}},
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    # jupytext writes `{code-cell} ipython3` only where this lexer is named
+    "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+}
+SETUP = """```{{code-cell}} ipython3
+:tags: [colab-setup, remove-cell]
+
+# In Colab: install the library and what Colab lacks; torch stays as it is.
+import importlib.util
+
+if importlib.util.find_spec("sparsemat") is None:
+    %pip install -q --no-deps "git+{address}@v{version}" z3-solver
+```
+"""
+SETUP_BLOCK = re.compile(r"```\{code-cell\} ipython3\n:tags: \[colab-setup.*?\n```\n", re.DOTALL)
+UNSTABLE = re.compile(r"0x[0-9a-f]{6,}|/(?:tmp|home|root|Users)/\S+")
+
+
+def address() -> str:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project["urls"]["Repository"]
+
+
+def version() -> str:
+    source = (ROOT / "sparsemat" / "__init__.py").read_text()
+    return re.search(r'^__version__ = "(.+)"', source, re.MULTILINE).group(1)
+
+
+def setup_block() -> str:
+    return SETUP.format(address=address(), version=version())
+
+
+def with_setup_cell(text: str) -> str:
+    """The page with the setup cell refreshed, or inserted before its first code cell."""
+    block = setup_block()
+    if SETUP_BLOCK.search(text):
+        return SETUP_BLOCK.sub(lambda _: block, text, count=1)
+    first = re.search(r"^```\{code-cell\}", text, re.MULTILINE)
+    return text if first is None else f"{text[: first.start()]}{block}\n{text[first.start() :]}"
+
+
+def is_page(path: Path) -> bool:
+    """Whether a Markdown file is the text half of a notebook."""
+    return path.read_text().startswith("---\njupytext:")
+
+
+def names() -> list[str]:
+    texts = {path.stem for path in BOOK.glob("*.md") if is_page(path)}
+    return sorted(texts | {path.stem for path in NOTEBOOKS.glob("*.ipynb")})
+
+
+def read_text(text: str) -> nbformat.NotebookNode:
+    return jupytext.reads(text, fmt="md:myst")
+
+
+def form(cell: nbformat.NotebookNode) -> tuple:
+    """What both halves of a pair must agree on."""
+    kept = {key: cell.metadata[key] for key in KEPT if cell.metadata.get(key)}
+    return cell.cell_type, cell.source, kept
+
+
+def tags(cell: nbformat.NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def plain(outputs: list) -> str:
+    """All text in the outputs of a cell."""
+    parts = []
+    for output in outputs:
+        data = output.get("data", {})
+        parts += [output.get("text", "")] + [v for k, v in data.items() if k.startswith("text/")]
+    return "\n".join(parts)
+
+
+def output_problems(cell: nbformat.NotebookNode) -> list[str]:
+    found = []
+    for output in cell.outputs:
+        if output.output_type == "error" and "raises-exception" not in tags(cell):
+            found.append(f"stores the error {output.ename}: {output.evalue}")
+        if output.get("name") == "stderr" and "remove-stderr" not in tags(cell):
+            found.append(f"wrote to stderr: {output.text.strip()[:200]}")
+        if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+            found.append("stores a widget; use `from tqdm import tqdm`")
+    if unstable := UNSTABLE.search(plain(cell.outputs)):
+        found.append(f"prints an address or a path of this machine: {unstable.group()}")
+    return found
+
+
+def notebook_problems(name: str, notebook: nbformat.NotebookNode) -> list[str]:
+    found = []
+    if notebook.metadata != METADATA:
+        found.append("has stray notebook metadata")
+    count = 0
+    for number, cell in enumerate(notebook.cells):
+        where = (
+            f"cell {number} ({cell.source.strip().splitlines()[0][:60]!r})"
+            if (cell.source.strip())
+            else f"cell {number}"
+        )
+        if not cell.source.strip():
+            found.append(f"{where} is empty")
+        if cell.id != f"{name}-{number:02d}":
+            found.append(f"{where} has the id {cell.id}, not {name}-{number:02d}")
+        if stray := set(cell.metadata) - set(KEPT):
+            found.append(f"{where} has stray metadata: {', '.join(sorted(stray))}")
+        if cell.cell_type != "code":
+            continue
+        count += 1
+        if cell.execution_count is None:
+            found.append(f"{where} was never executed")
+        elif cell.execution_count != count:
+            found.append(f"{where} ran as number {cell.execution_count}, not as {count}")
+        found += [f"{where} {problem}" for problem in output_problems(cell)]
+    return found
+
+
+def pair_problems(name: str) -> list[str]:
+    """Everything wrong with one pair, in words."""
+    text_path, notebook_path = BOOK / f"{name}.md", NOTEBOOKS / f"{name}.ipynb"
+    if not text_path.exists():
+        return [f"book/{name}.md is missing"]
+    if not is_page(text_path):
+        return [f"book/{name}.md lacks the jupytext header"]
+    if not notebook_path.exists():
+        return [f"notebooks/{name}.ipynb is missing: execute it"]
+    text = text_path.read_text()
+    found = []
+    if with_setup_cell(text) != text:
+        found.append("the Colab setup cell is missing or stale: execute it")
+    if (size := notebook_path.stat().st_size) > MAX_BYTES:
+        found.append(f"the notebook has {size} bytes, more than {MAX_BYTES}")
+    notebook = nbformat.read(notebook_path, as_version=4)
+    found += notebook_problems(name, notebook)
+    ours = [form(cell) for cell in read_text(text).cells]
+    round_trip = read_text(jupytext.writes(notebook, fmt="md:myst"))
+    theirs = [form(cell) for cell in round_trip.cells]
+    for number, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+        if a != b:
+            part = ("type", "source", "metadata")[
+                [x == y for x, y in zip(a, b, strict=True)].index(False)
+            ]
+            found.append(
+                f"cell {number} differs between text and notebook in its {part}: execute it"
+            )
+            break
+    else:
+        if len(ours) != len(theirs):
+            found.append(f"the text has {len(ours)} cells, the notebook {len(theirs)}: execute it")
+    return found
+
+
+def check() -> int:
+    problems = [f"{name}: {problem}" for name in names() for problem in pair_problems(name)]
+    print("\n".join(problems) or f"{len(names())} pairs agree and were run in order", flush=True)
+    return 1 if problems else 0
+
+
+def clean_outputs(outputs: list) -> list:
+    """Outputs without what differs from run to run."""
+    for output in outputs:
+        if output.output_type == "error":
+            output.traceback = [f"{output.ename}: {output.evalue}"]
+        if "metadata" in output:
+            kept = {key: value for key, value in output.metadata.items() if "/" in key}
+            output.metadata = nbformat.from_dict(kept)
+    return outputs
+
+
+def run(name: str, text: str) -> nbformat.NotebookNode:
+    """The page executed in notebooks/, where nbval runs it too.
+
+    Raises:
+        ValueError: if a cell fails or writes to stderr; nothing has been written then.
+    """
+    source = read_text(text)
+    notebook = nbformat.v4.new_notebook(cells=source.cells, metadata=METADATA)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for number, cell in enumerate(notebook.cells):
+        cell.metadata = nbformat.from_dict(
+            {k: cell.metadata[k] for k in KEPT if k in cell.metadata}
+        )
+        cell.id = f"{name}-{number:02d}"
+    client = NotebookClient(
+        notebook,
+        timeout=900,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+    )
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        raise ValueError(f"{name}: a cell failed\n{error}") from None
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = clean_outputs(cell.outputs)
+    if problems := notebook_problems(name, notebook):
+        raise ValueError("\n".join(f"{name}: {problem}" for problem in problems))
+    return notebook
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file in one step, so that it is never half-written."""
+    if path.exists() and path.read_text() == text:
+        return
+    partial = path.with_suffix(".tmp")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def execute(chosen: list[str]) -> int:
+    failed = 0
+    for name in chosen or names():
+        path = BOOK / f"{name}.md"
+        if not path.exists() or not is_page(path):
+            print(
+                f"{name}: book/{name}.md is missing or lacks the jupytext header", file=sys.stderr
+            )
+            failed = 1
+            continue
+        before = path.read_text()
+        text = with_setup_cell(before)
+        try:
+            notebook = run(name, text)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            failed = 1
+            continue
+        if path.read_text() != before:
+            print(f"{name}: book/{name}.md was edited while it ran: run again", file=sys.stderr)
+            failed = 1
+            continue
+        write(path, text)
+        write(NOTEBOOKS / f"{name}.ipynb", nbformat.writes(notebook).rstrip("\n") + "\n")
+        print(f"{name}: executed", flush=True)
+    return failed
+
+
+def slug(url: str) -> tuple[str, str]:
+    match = re.fullmatch(r"https://github\.com/([\w.-]+)/([\w.-]+?)(?:\.git)?/?", url)
+    if match is None:
+        raise ValueError(f"the address must be https://github.com/OWNER/NAME, got {url}")
+    return match.group(1), match.group(2)
+
+
+def places() -> list[Path]:
+    """Every file that may state the repository's address."""
+    fixed = [
+        ROOT / name
+        for name in (
+            "pyproject.toml",
+            "_config.yml",
+            "CITATION.cff",
+            "README.md",
+            "CONTRIBUTING.md",
+        )
+    ]
+    pages = [*BOOK.glob("*.md"), *NOTEBOOKS.glob("*.ipynb")]
+    return [path for path in [*fixed, *sorted(pages)] if path.exists()]
+
+
+def change_address(url: str) -> int:
+    (old_owner, old_name), (owner, name) = slug(address()), slug(url)
+    for path in places():
+        text = path.read_text()
+        for before, after in (
+            (f"github.com/{old_owner}/{old_name}", f"github.com/{owner}/{name}"),
+            (f"github/{old_owner}/{old_name}", f"github/{owner}/{name}"),  # Colab links
+            (f"{old_owner}.github.io/{old_name}", f"{owner}.github.io/{name}"),  # Pages
+        ):
+            text = re.sub(rf"{re.escape(before)}(?![\w-])", after, text)
+        write(path, text)
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("check")
+    commands.add_parser("execute").add_argument("names", nargs="*", metavar="NAME")
+    commands.add_parser("address").add_argument("url", metavar="URL")
+    options = parser.parse_args(arguments)
+    if options.command == "check":
+        return check()
+    if options.command == "execute":
+        return execute(options.names)
+    try:
+        return change_address(options.url)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
