@@ -31,7 +31,18 @@ STYLE = {
     "axes.titlesize": "medium",
     "figure.dpi": 100,
 }
-PALETTE = "#4e79a7 #f28e2b #59a14f #e15759 #b07aa1 #76b7b2 #edc948 #ff9da7 #9c755f #bab0ac".split()
+PALETTE = [
+    "#4e79a7",
+    "#f28e2b",
+    "#59a14f",
+    "#e15759",
+    "#b07aa1",
+    "#76b7b2",
+    "#edc948",
+    "#ff9da7",
+    "#9c755f",
+    "#bab0ac",
+]
 
 
 def use_style() -> None:
@@ -107,7 +118,9 @@ def curves(
     styles = ["-", "--", ":", "-."]
     for k, (name, values) in enumerate(series.items()):
         style = styles[k % len(styles)]
-        ax.plot(range(1, len(values) + 1), values, style, color=PALETTE[k], label=name)
+        ax.plot(
+            range(1, len(values) + 1), values, style, color=PALETTE[k % len(PALETTE)], label=name
+        )
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if log:
         ax.set_yscale("log")

@@ -1,0 +1,93 @@
+"""Pictures show what the pattern holds."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+import sparsemat as sm
+from sparsemat import plotting
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    yield
+    plt.close("all")
+
+
+def shown(ax) -> np.ndarray:
+    """What the axes' image holds, nan where it is transparent."""
+    return np.ma.filled(ax.images[0].get_array().astype(float), np.nan)
+
+
+def test_spy_shows_parameters_at_cells_and_nothing_elsewhere():
+    pattern = sm.conv_pattern(1, 1, (3, 4), 2, padding=1)
+    image = shown(plotting.spy(pattern))
+    assert image.shape == pattern.shape
+    np.testing.assert_array_equal(image[pattern.row, pattern.col], pattern.index)
+    assert np.isfinite(image).sum() == pattern.nnz
+
+
+def test_spy_of_a_matrix_is_the_spy_of_its_pattern():
+    pattern = sm.conv_pattern(1, 1, 5, 3)
+    np.testing.assert_array_equal(
+        shown(plotting.spy(pattern.fill(torch.ones(3)))), shown(plotting.spy(pattern))
+    )
+
+
+def test_spy_tied_entries_share_a_colour_and_others_do_not():
+    pattern = sm.conv_pattern(1, 1, (4, 4), 3, padding=1)
+    image = plotting.spy(pattern).images[0]
+    colours = image.to_rgba(image.get_array())[pattern.row, pattern.col]
+    by_parameter = [np.unique(colours[pattern.index == k], axis=0) for k in range(9)]
+    assert all(len(colour) == 1 for colour in by_parameter)
+    assert len(np.unique(np.concatenate(by_parameter), axis=0)) == 9
+
+
+def test_spy_with_more_parameters_than_the_palette_uses_the_whole_map():
+    pattern = sm.conv_pattern(1, 1, (4, 4), 3).untied()
+    image = plotting.spy(pattern).images[0]
+    assert (image.norm.vmin, image.norm.vmax) == (0, pattern.num_parameters - 1)
+
+
+def test_spy_title_and_blocks():
+    pattern = sm.conv_pattern(2, 3, 4, 2)
+    ax = plotting.spy(pattern, blocks=(3, 4))
+    assert ax.get_title() == f"9 x 8, {pattern.nnz} nonzeros"
+    horizontal = sorted(line.get_ydata()[0] for line in ax.lines[:2])
+    vertical = [line.get_xdata()[0] for line in ax.lines[2:]]
+    assert horizontal == [2.5, 5.5]
+    assert vertical == [3.5]
+
+
+def test_spy_draws_where_it_is_told():
+    ax = plt.subplots()[1]
+    assert plotting.spy(sm.conv_pattern(1, 1, 3, 2), ax, title="mine") is ax
+    assert ax.get_title() == "mine"
+
+
+def test_curves_start_at_step_one():
+    ax = plotting.curves({"a": [3, 2], "b": [1, 4, 5]}, xlabel="epoch", log=True)
+    assert [line.get_xdata().tolist() for line in ax.lines] == [[1, 2], [1, 2, 3]]
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[3, 2], [1, 4, 5]]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()) == ("epoch", "loss", "log")
+
+
+@pytest.mark.parametrize("count", [5, 11])
+def test_curves_tell_many_series_apart(count):
+    ax = plotting.curves({str(k): [k, k] for k in range(count)})
+    looks = {(line.get_color(), line.get_linestyle()) for line in ax.lines}
+    assert len(looks) == count
+
+
+def test_style_is_transparent():
+    with matplotlib.rc_context():
+        plotting.use_style()
+        figure = plt.figure()
+        assert figure.get_facecolor() == (0, 0, 0, 0)
+        assert plt.rcParams["savefig.transparent"]
+        assert plt.rcParams["text.color"] == plotting.INK
