@@ -1,7 +1,7 @@
 """Neural-network layers as sparsity patterns filled with parameters."""
 
 from .attention import SelfAttention, attention_pattern, third_order
-from .convolution import conv_pattern
+from .convolution import Conv1d, Conv2d, Conv3d, conv_pattern
 from .data2matrix import (
     channels_last_order,
     commutation_order,
@@ -25,6 +25,9 @@ from .recurrence import RNN, recurrence_patterns
 __version__ = "0.1.0"
 
 __all__ = [
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
     "RNN",
     "Pattern",
     "SelfAttention",

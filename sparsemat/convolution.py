@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from math import prod
+from typing import Self
+from weakref import WeakValueDictionary
 
 import numpy as np
+import torch
 
+from .matrix import SparseMatrix
 from .pattern import Pattern
+from .products import GatherProduct, GeneralProduct, choose
 
 PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
+
+_products: WeakValueDictionary[tuple, GatherProduct | GeneralProduct] = WeakValueDictionary()
 
 
 def conv_pattern(
@@ -26,8 +34,9 @@ def conv_pattern(
 ) -> Pattern:
     r"""The pattern of a convolution in 1, 2 or 3 dimensions (cross-correlation, as in torch).
 
-    Row ``(c_o, a, b)`` holds ``weight[c_o, c, i, j]`` in column ``(c, s a + d i - p, s b + d j - p)``
-    (indices flattened row-major, channels first; s stride, d dilation, p padding before).
+    Row ``(c_o, a, b)`` holds ``weight[c_o, c, i, j]`` in column
+    ``(c, s a + d i - p, s b + d j - p)`` (indices flattened row-major, channels first; s stride,
+    d dilation, p padding before).
 
     Args:
         in_channels: Channels of the input.
@@ -58,13 +67,7 @@ def conv_pattern(
     kernel = as_tuple("kernel_size", kernel_size, dims)
     stride, dilation = as_tuple("stride", stride, dims), as_tuple("dilation", dilation, dims)
     check_channels(in_channels, out_channels, groups)
-    if padding_mode not in PADDING_MODES:
-        raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}")
-    pads = padding_pairs(padding, kernel, stride, dilation)
-    reads = [
-        axis_reads(*axis, padding_mode=padding_mode)
-        for axis in zip(size, kernel, stride, pads, dilation, strict=True)
-    ]
+    reads = _reads(size, kernel, stride, padding, dilation, padding_mode)
     pixel, outputs = _combine(reads, size)  # (positions, taps), -1 outside
     positions, taps = pixel.shape
     group_in, group_out = in_channels // groups, out_channels // groups
@@ -200,6 +203,24 @@ def check_channels(in_channels: int, out_channels: int, groups: int) -> None:
             raise ValueError(f"groups must divide {name}, got groups={groups} and {name}={value}")
 
 
+def _reads(
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: int | str | Sequence,
+    dilation: tuple[int, ...],
+    padding_mode: str,
+) -> list[np.ndarray]:
+    """:func:`axis_reads` of every axis."""
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}")
+    pads = padding_pairs(padding, kernel, stride, dilation)
+    return [
+        axis_reads(*axis, padding_mode=padding_mode)
+        for axis in zip(size, kernel, stride, pads, dilation, strict=True)
+    ]
+
+
 def _combine(reads: list[np.ndarray], size: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
     """Flatten the axes' reads to ``(positions, taps)`` pixels, -1 where any axis reads a zero."""
     pixel = np.zeros((1, 1), dtype=np.int64)
@@ -208,3 +229,214 @@ def _combine(reads: list[np.ndarray], size: tuple[int, ...]) -> tuple[np.ndarray
         pixel = np.where(outside, -1, pixel[:, None, :, None] * length + read[None, :, None, :])
         pixel = pixel.reshape(pixel.shape[0] * pixel.shape[1], -1)
     return pixel, tuple(len(read) for read in reads)
+
+
+class _MatrixConv:
+    """What the three layers share; stands before the torch layer of the same dimension."""
+
+    dims: int
+    tied = True  # an untied layer is drawn tied, then spread
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        input_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | str | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        tied: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        kernel_size = as_tuple("kernel_size", kernel_size, self.dims)
+        input_size = as_tuple("input_size", input_size, self.dims)
+        stride = as_tuple("stride", stride, self.dims)
+        dilation = as_tuple("dilation", dilation, self.dims)
+        if not isinstance(padding, str):
+            padding = as_tuple("padding", padding, self.dims, least=0)
+        check_channels(in_channels, out_channels, groups)
+        reads = _reads(input_size, kernel_size, stride, padding, dilation, padding_mode)
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        self.input_size, self.output_size = input_size, tuple(len(read) for read in reads)
+        if not tied:
+            self._untie()
+
+    @property
+    def pattern(self) -> Pattern:
+        """Where the matrix may be nonzero; computed anew, as the layer keeps only the product."""
+        pattern = self._tied_pattern()
+        return pattern if self.tied else pattern.untied()
+
+    @property
+    def product(self) -> GatherProduct | GeneralProduct:
+        """The product that multiplies by the weight matrix; layers of one geometry share it."""
+        if "_product" not in self.__dict__:
+            key = (
+                *(self.in_channels, self.out_channels, self.input_size, self.kernel_size),
+                *(self.stride, self.padding, self.dilation, self.groups),
+                *(self.padding_mode, self.tied),
+            )
+            product = _products.get(key)
+            if product is None:
+                product = _products[key] = choose(self.pattern)
+            self.__dict__["_product"] = product
+        return self.__dict__["_product"]
+
+    def matrix(self) -> SparseMatrix:
+        """The weight matrix, of shape ``(out_channels * prod(output), in_channels * prod(input))``.
+
+        Gradients of its products reach ``weight``. The bias is not part of it.
+        """
+        return self.pattern.fill(self.weight)
+
+    def untie(self) -> Self:
+        """A layer with the same matrix and a parameter of its own for every entry."""
+        layer = deepcopy(self)
+        if layer.tied:
+            layer._untie()
+        return layer
+
+    def reset_parameters(self) -> None:
+        """Draw new parameters as torch does; an untied layer spreads a tied draw."""
+        if self.tied:
+            super().reset_parameters()
+            return
+        untied = self.weight
+        self.weight = torch.nn.Parameter(
+            untied.new_empty(self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        )
+        super().reset_parameters()
+        with torch.no_grad():
+            untied.copy_(self._spread(self.weight))
+        self.weight = untied
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply every image by the weight matrix and add the bias.
+
+        Args:
+            x: Images ``(N, in_channels, *input_size)``, or one without the batch axis.
+
+        Returns:
+            Tensor ``(N, out_channels, *output_size)``, or one without the batch axis. It lies
+            features first in memory: neighbours are the same entry of different images.
+
+        Raises:
+            ValueError: ``x`` has another shape.
+        """
+        shape = self.in_channels, *self.input_size
+        batched = x.ndim == len(shape) + 1
+        if x.shape[x.ndim - len(shape) :] != shape or x.ndim > len(shape) + 1:
+            raise ValueError(f"x must have shape (N, *{shape}) or {shape}, got {tuple(x.shape)}")
+        weight, bias, x = autocast(self.weight, self.bias, x)
+        y = self.product(weight.reshape(-1), (x.flatten(1) if batched else x.reshape(1, -1)).t())
+        if bias is not None:  # in place: the product keeps no output for its backward
+            y.unflatten(0, (self.out_channels, -1)).add_(bias[:, None, None])
+        y = y.t().unflatten(1, (self.out_channels, *self.output_size))
+        return y if batched else y[0]
+
+    def extra_repr(self) -> str:
+        """The arguments that torch shows, and what is the matrix layer's own."""
+        own = f", input_size={self.input_size}" + ("" if self.tied else ", tied=False")
+        return super().extra_repr() + own
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_product"}
+
+    def _tied_pattern(self) -> Pattern:
+        return conv_pattern(
+            self.in_channels,
+            self.out_channels,
+            self.input_size,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            padding_mode=self.padding_mode,
+        )
+
+    def _spread(self, weight: torch.Tensor) -> torch.Tensor:
+        index = torch.tensor(self._tied_pattern().index, device=weight.device)
+        return weight.detach().reshape(-1)[index]
+
+    def _untie(self) -> None:
+        spread = self._spread(self.weight)
+        self.weight = torch.nn.Parameter(spread, requires_grad=self.weight.requires_grad)
+        self.tied = False
+        self.__dict__.pop("_product", None)
+
+
+class Conv1d(_MatrixConv, torch.nn.Conv1d):
+    """A 1-D convolution as a product with its sparse matrix; see :class:`Conv2d`."""
+
+    dims = 1
+
+
+class Conv2d(_MatrixConv, torch.nn.Conv2d):
+    """A 2-D convolution as a product with its sparse matrix.
+
+    Parameters, their names, shapes and initial values are those of ``torch.nn.Conv2d``, and state
+    dicts load across. The matrix depends on the size of the image, so that size is an argument.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Size of the kernel.
+        input_size: Height and width of the images.
+        stride: Step between neighbouring outputs.
+        padding: Cells added on both sides, ``"same"`` or ``"valid"``.
+        dilation: Step between neighbouring taps of the kernel.
+        groups: Number of blocks of channels that do not see one another.
+        bias: Whether to add a number to every output channel.
+        padding_mode: ``"zeros"``, ``"circular"``, ``"reflect"`` or ``"replicate"``.
+        tied: Whether all positions share the kernel. If not, ``weight`` has shape ``(nnz,)``, one
+            parameter a triple of ``pattern``, and starts at the values of the tied layer.
+        device: Where the parameters live.
+        dtype: Type of the parameters.
+
+    Raises:
+        ValueError: As :func:`conv_pattern`.
+
+    Source: paper 4.2.1, chapter "Convolution".
+    """
+
+    dims = 2
+
+
+class Conv3d(_MatrixConv, torch.nn.Conv3d):
+    """A 3-D convolution as a product with its sparse matrix; see :class:`Conv2d`."""
+
+    dims = 3
+
+
+def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    """The tensors in the type of the surrounding ``torch.autocast``, as a product of torch casts.
+
+    Args:
+        tensors: Floating-point tensors, or None; the last one says on which device.
+
+    Returns:
+        The same, cast where autocast is on; float64 is left as it is.
+    """
+    device = tensors[-1].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
