@@ -77,12 +77,8 @@ class SparseMatrix:
 
     def coalesce(self) -> SparseMatrix:
         """The same matrix with every cell stored once, in row-major order, untied."""
-        cells = self.pattern.distinct()
-        stride = max(1, self.shape[1])
-        where = np.searchsorted(
-            cells.row * stride + cells.col, self.pattern.row * stride + self.pattern.col
-        )
-        where = torch.from_numpy(where).to(self.device)
+        cells, cell = self.pattern.cells()
+        where = torch.from_numpy(cell).to(self.device)
         return SparseMatrix(
             cells, self.values.new_zeros(cells.nnz).index_add(0, where, self.values)
         )

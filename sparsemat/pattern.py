@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +37,7 @@ class Pattern:
 
     Raises:
         ValueError: The arrays are not one-dimensional and of one length, are not integers, or an
-            entry lies outside ``shape`` or ``num_parameters``.
+            entry lies outside ``shape`` or ``num_parameters``; a size is negative.
     """
 
     shape: tuple[int, int]
@@ -48,9 +49,11 @@ class Pattern:
     def __post_init__(self) -> None:
         if len(self.shape) != 2 or min(self.shape) < 0:
             raise ValueError(f"shape must be two non-negative sizes, got {self.shape}")
-        shape = (int(self.shape[0]), int(self.shape[1]))
+        if self.num_parameters < 0:
+            raise ValueError(f"num_parameters must be at least 0, got {self.num_parameters}")
+        shape = (operator.index(self.shape[0]), operator.index(self.shape[1]))
         object.__setattr__(self, "shape", shape)
-        object.__setattr__(self, "num_parameters", int(self.num_parameters))
+        object.__setattr__(self, "num_parameters", operator.index(self.num_parameters))
         bounds = {"row": shape[0], "col": shape[1], "index": self.num_parameters}
         for name, bound in bounds.items():
             object.__setattr__(self, name, _index_array(name, getattr(self, name), bound))
@@ -92,7 +95,7 @@ class Pattern:
         """Whether no triple lies above the main diagonal (``col > row``)."""
         return self.upper_bandwidth == 0
 
-    @property
+    @cached_property  # the transposed product is chosen once, too
     def T(self) -> Pattern:  # noqa: N802  the name NumPy and torch use
         """The pattern of the transposed matrix, with the same parameters."""
         return Pattern(self.shape[::-1], self.col, self.row, self.index, self.num_parameters)
@@ -103,12 +106,18 @@ class Pattern:
 
     def distinct(self) -> Pattern:
         """The set of cells, in row-major order, each once and with a parameter of its own."""
+        return self.cells()[0]
+
+    def cells(self) -> tuple[Pattern, np.ndarray]:
+        """The set of cells (see :meth:`distinct`), and for each triple which of them it names."""
         order = np.lexsort((self.col, self.row))
         row, col = self.row[order], self.col[order]
         first = np.ones(len(row), dtype=bool)
         first[1:] = (row[1:] != row[:-1]) | (col[1:] != col[:-1])
+        cell = np.empty(len(row), dtype=np.int64)
+        cell[order] = np.cumsum(first) - 1
         row, col = row[first], col[first]
-        return Pattern(self.shape, row, col, np.arange(len(row)), len(row))
+        return Pattern(self.shape, row, col, np.arange(len(row)), len(row)), cell
 
     def permute(
         self, rows: Sequence[int] | None = None, cols: Sequence[int] | None = None
@@ -199,10 +208,7 @@ def _index_array(name: str, values: np.ndarray, bound: int) -> np.ndarray:
 
 
 def _inverse(name: str, order: Sequence[int], size: int) -> np.ndarray:
-    order = np.asarray(order, dtype=np.int64)
-    inverse = np.full(size, -1, dtype=np.int64)
-    if order.shape == (size,) and order.size and 0 <= order.min() and order.max() < size:
-        inverse[order] = np.arange(size)
-    if order.shape != (size,) or (inverse < 0).any():
+    order = np.asarray(order)
+    if order.size != size or not np.array_equal(np.sort(order), np.arange(size)):
         raise ValueError(f"{name} must be a permutation of 0..{size - 1}, got {order}")
-    return inverse
+    return np.argsort(order)
