@@ -67,7 +67,7 @@ class SparseMatrix:
         return self.theta.index_select(0, self._index("index"))
 
     @property
-    def T(self) -> SparseMatrix:  # noqa: N802  the name NumPy and torch use
+    def T(self) -> SparseMatrix:
         """The transposed matrix, with the same parameters."""
         return SparseMatrix(self.pattern.T, self.theta)
 

@@ -96,7 +96,7 @@ class Pattern:
         return self.upper_bandwidth == 0
 
     @cached_property  # the transposed product is chosen once, too
-    def T(self) -> Pattern:  # noqa: N802  the name NumPy and torch use
+    def T(self) -> Pattern:
         """The pattern of the transposed matrix, with the same parameters."""
         return Pattern(self.shape[::-1], self.col, self.row, self.index, self.num_parameters)
 
@@ -146,7 +146,8 @@ class Pattern:
         """Every pair of triples that meet in a product ``self @ other``.
 
         Returns:
-            Two integer arrays of one length: ``self.col[left] == other.row[right]``, each pair once.
+            Two integer arrays of one length, each pair once:
+            ``self.col[left] == other.row[right]``.
 
         Raises:
             ValueError: The inner sizes differ.
@@ -201,7 +202,7 @@ def _index_array(name: str, values: np.ndarray, bound: int) -> np.ndarray:
     if array.size and not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{name} must hold integers, got dtype {array.dtype}")
     array = array.astype(np.int64)  # a copy: the caller's array stays free to change
-    if array.size and not (0 <= array.min() and array.max() < bound):
+    if array.size and not (array.min() >= 0 and array.max() < bound):
         raise ValueError(f"{name} must lie in 0..{bound - 1}, got {array.min()}..{array.max()}")
     array.flags.writeable = False
     return array

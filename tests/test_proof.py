@@ -1,0 +1,76 @@
+"""Claims that hold, claims that fail, and claims the solver cannot decide."""
+
+import itertools
+
+import pytest
+import z3
+
+from sparsemat import proof
+from sparsemat.proof import ProofError, prove, refute
+
+a, b, n, m = z3.Ints("a b n m")
+INSIDE = [n >= 1, m >= 1, a >= 0, a < m, b >= 0, b < n]
+# a cube that is the sum of two: outside what the solver decides in a second
+UNDECIDABLE = a * a * a + b * b * b != n * n * n
+
+
+def test_a_true_claim_is_proved():
+    # the row-major index of an m x n image lies in range
+    prove(z3.And(a * n + b >= 0, a * n + b < m * n), INSIDE)
+
+
+def test_hypotheses_matter():
+    with pytest.raises(ProofError, match="false"):
+        prove(a * n + b < m * n, [n >= 1, m >= 1, a >= 0, a < m, b >= 0])
+
+
+def test_a_false_claim_is_named_with_a_counterexample():
+    with pytest.raises(ProofError, match=r"false, for example at \{'a': \d+\}"):
+        prove(a < 10, [a >= 0])
+
+
+def test_the_smallest_counterexample_is_found():
+    # the paper's row rule: rows of a valid convolution start at p instead of their anchor pixel
+    r, p = z3.Ints("r p")
+    outputs = n - r + 1
+    given = [n >= 1, r >= 1, r <= n, p >= 0, p < outputs * outputs]
+    found = refute((p / outputs) * n + p % outputs == p, given, minimize=[n, r, p])
+    brute = next(
+        {"n": size, "p": row, "r": kernel}
+        for size in itertools.count(1)
+        for kernel in range(1, size + 1)
+        for row in range((size - kernel + 1) ** 2)
+        if row // (size - kernel + 1) * size + row % (size - kernel + 1) != row
+    )
+    assert found == brute == {"n": 3, "p": 2, "r": 2}
+
+
+def test_sizes_are_minimised_in_the_order_given():
+    claim, given = a + b < 10, [a >= 0, b >= 0]
+    assert refute(claim, given, minimize=[a, b]) == {"a": 0, "b": 10}
+    assert refute(claim, given, minimize=[b, a]) == {"a": 10, "b": 0}
+
+
+def test_an_expression_can_be_minimised():
+    found = refute(a * b < 12, [a >= 1, b >= 1], minimize=[a + b, a])
+    assert found == {"a": 3, "b": 4}
+
+
+def test_without_sizes_any_counterexample_will_do():
+    assert refute(a < 10, [a < 12])["a"] in (10, 11)
+
+
+def test_a_true_claim_cannot_be_refuted():
+    with pytest.raises(ProofError, match="the claim holds"):
+        refute(a * a >= 0, minimize=[a])
+
+
+@pytest.mark.parametrize("ask", [prove, refute], ids=lambda ask: ask.__name__)
+def test_an_undecided_claim_says_so(ask, monkeypatch):
+    monkeypatch.setattr(proof, "TIMEOUT_MS", 200)
+    with pytest.raises(ProofError, match="undecided"):
+        ask(UNDECIDABLE, [a > 0, b > 0, n > 0])
+
+
+def test_a_proof_error_fails_a_test():
+    assert issubclass(ProofError, AssertionError)
