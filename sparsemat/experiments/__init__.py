@@ -1,0 +1,1 @@
+"""What the training chapters share: data sets, networks, training, records, the command line."""

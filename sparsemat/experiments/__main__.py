@@ -1,0 +1,104 @@
+"""The command line: ``python -m sparsemat.experiments run mnist --variant tied``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .configurations import EXPERIMENTS
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 0 if all is well, 1 if a record is not confirmed, 2 on an error."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .runs import run
+
+    record, path = run(
+        options.experiment,
+        options.variant,
+        options.seed,
+        options.profile,
+        device=options.device,
+        resume=options.resume,
+        runs=options.runs,
+        results=options.results,
+    )
+    metric, last = record["metric"], record["last"]
+    print(f"{metric} {last[metric]:.2f} after epoch {last['epoch']}: {path}")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    for name, experiment in EXPERIMENTS.items():
+        print(name)
+        print(f"  variants: {', '.join(experiment.variants)}")
+        for profile, configuration in experiment.profiles.items():
+            print(f"  {profile}: {configuration.dataset}, {configuration.epochs} epochs")
+    return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    from . import records
+
+    frame = records.table(records.read_all(options.results))
+    if options.csv:
+        print(frame.to_csv(index=False), end="")
+    else:
+        print(frame.to_string(index=False, float_format="%.2f"))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from .runs import verify
+
+    differences = verify(options.record, epochs=options.epochs, device=options.device)
+    print("\n".join(differences) or f"confirmed over {options.epochs} epoch(s): {options.record}")
+    return 1 if differences else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sparsemat.experiments", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    device = {"default": "auto", "help": "auto, cpu or cuda (default: a GPU if there is one)"}
+    results = {"type": Path, "default": Path("results"), "help": "folder of full records"}
+
+    run = commands.add_parser("run", help="train one variant and write its record")
+    run.add_argument("experiment", help="a name that list shows")
+    run.add_argument("--variant", default="native")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--profile", default="quick", help="quick or full")
+    run.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    run.add_argument("--device", **device)
+    run.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder of checkpoints and quick records"
+    )
+    run.add_argument("--results", **results)
+    run.set_defaults(command=_run)
+
+    listing = commands.add_parser("list", help="show the experiments")
+    listing.set_defaults(command=_list)
+
+    table = commands.add_parser("table", help="show the results beside the paper's")
+    table.add_argument("--csv", action="store_true", help="as comma-separated values")
+    table.add_argument("--results", **results)
+    table.set_defaults(command=_table)
+
+    verify = commands.add_parser("verify", help="run a record's first epochs again and compare")
+    verify.add_argument("record", type=Path)
+    verify.add_argument("--epochs", type=int, default=1)
+    verify.add_argument("--device", **device)
+    verify.set_defaults(command=_verify)
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,135 @@
+"""Runs: train a variant and write its record; run the beginning again and compare."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from . import datasets, models, records, training
+from .configurations import EXPERIMENTS, Configuration
+from .tasks import TASKS
+
+RUNS, RESULTS = Path("runs"), Path("results")  # checkpoints and quick records; full records
+SAME_MACHINE, OTHER_MACHINE = 1e-6, 1e-2  # relative differences that verify allows
+
+
+def run(
+    experiment: str,
+    variant: str,
+    seed: int = 0,
+    profile: str = "quick",
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    runs: Path = RUNS,
+    results: Path = RESULTS,
+) -> tuple[dict, Path]:
+    """Train one variant of an experiment and write its record.
+
+    Args:
+        experiment: Name in ``EXPERIMENTS``.
+        variant: One of its variants.
+        seed: Seed of everything random.
+        profile: "quick" or "full".
+        device: "auto", "cpu" or "cuda".
+        resume: Whether to go on from the run's last checkpoint, if there is one.
+        runs: Folder for checkpoints and for the records of quick runs.
+        results: Folder for the records of full runs.
+
+    Returns:
+        The record and where it was written.
+
+    Raises:
+        ValueError: A name is unknown, the device is not there, a data file is corrupt, or the
+            checkpoint belongs to another run.
+    """
+    configuration = find(experiment, variant, profile)
+    fabric = training.make_fabric(device, configuration.precision)
+    data = datasets.load(configuration.dataset)
+    checkpoint = runs / f"{experiment}-{variant}-{seed}-{profile}.ckpt"
+    progress = training.train(
+        configuration, variant, seed, fabric=fabric, checkpoint=checkpoint, resume=resume
+    )
+    task, curve = TASKS[configuration.task], progress.curve
+    record = {
+        "experiment": experiment,
+        "variant": variant,
+        "seed": seed,
+        "profile": profile,
+        "configuration": asdict(configuration),
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "train": len(data.train[0]),
+            "test": len(data.test[0]),
+            "subset": data.subset,
+        },
+        "metric": task.metric,
+        "parameters": sum(parameter.numel() for parameter in progress.model.parameters()),
+        "nonzeros": models.nonzeros(configuration.network),
+        "curve": curve,
+        "best": task.best(curve, key=lambda epoch: epoch[task.metric]),
+        "last": curve[-1],
+        "seconds": round(sum(epoch["seconds"] for epoch in curve), 3),
+        "peak_mebibytes": progress.peak_mebibytes,
+        "weights_sha256": training.weights_sha256(progress.model),
+        **records.environment(fabric.device),
+    }
+    record = json.loads(json.dumps(record))  # as a reader of the file will see it
+    return record, records.write(record, results if profile == "full" else runs)
+
+
+def verify(path: Path, *, epochs: int = 1, device: str = "auto") -> list[str]:
+    """Run the first epochs of a recorded run again and compare.
+
+    Losses and metric may differ by ``SAME_MACHINE`` where device and versions are those of the
+    record, and by ``OTHER_MACHINE`` elsewhere, since sums are rounded in another order there.
+
+    Args:
+        path: The record.
+        epochs: How many epochs to run again.
+        device: "auto", "cpu" or "cuda".
+
+    Returns:
+        What differs, one sentence each; empty if the record is confirmed.
+
+    Raises:
+        ValueError: The record is not one, or its experiment is unknown now.
+    """
+    record = records.read(path)
+    configuration = find(record["experiment"], record["variant"], record["profile"])
+    if json.loads(json.dumps(asdict(configuration))) != record["configuration"]:
+        return ["the configuration of this experiment has changed since the record"]
+    data = datasets.load(configuration.dataset)
+    if data.fingerprint != record["data"]["fingerprint"]:
+        return [f"the data have fingerprint {data.fingerprint}, other than the record's"]
+    fabric = training.make_fabric(device, configuration.precision)
+    now = records.environment(fabric.device)
+    same = all(now[name] == record[name] for name in ("device", "versions"))
+    allowed = SAME_MACHINE if same else OTHER_MACHINE
+    progress = training.train(
+        configuration, record["variant"], record["seed"], fabric=fabric, epochs=epochs
+    )
+    return [
+        f"epoch {then['epoch']}: {name} is {again[name]!r}, the record says {then[name]!r}"
+        for then, again in zip(record["curve"], progress.curve, strict=False)
+        for name in ("train_loss", "test_loss", record["metric"])
+        if abs(then[name] - again[name]) > allowed * max(abs(then[name]), abs(again[name]))
+    ]
+
+
+def find(experiment: str, variant: str, profile: str) -> Configuration:
+    """The configuration of an experiment in a profile.
+
+    Raises:
+        ValueError: One of the names is unknown.
+    """
+    if experiment not in EXPERIMENTS:
+        raise ValueError(f"the experiment must be one of {sorted(EXPERIMENTS)}, got {experiment!r}")
+    found = EXPERIMENTS[experiment]
+    if variant not in found.variants:
+        raise ValueError(f"the variant must be one of {found.variants}, got {variant!r}")
+    if profile not in found.profiles:
+        raise ValueError(f"the profile must be one of {tuple(found.profiles)}, got {profile!r}")
+    return found.profiles[profile]

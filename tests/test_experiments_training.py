@@ -1,0 +1,191 @@
+"""Training: variants agree step by step, a killed run resumes, records are whole and confirmed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sparsemat.experiments import datasets, models, records, runs, training
+from sparsemat.experiments.__main__ import main
+from sparsemat.experiments.configurations import EXPERIMENTS
+
+QUICK = EXPERIMENTS["mnist"].profiles["quick"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the subprocesses, so that numbers agree to the last bit
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """The record of an uninterrupted quick run, and its file."""
+    return runs.run("mnist", "tied", device="cpu", runs=tmp_path_factory.mktemp("whole"))
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "sparsemat.experiments", *map(str, arguments)]
+
+
+def test_native_and_tied_agree_step_by_step_and_untied_does_not():
+    losses = {
+        variant: torch.tensor(training.losses(QUICK, variant, 0, 24))
+        for variant in ("native", "tied", "untied")
+    }
+    assert (losses["native"] - losses["tied"]).abs().max() < 1e-9
+    assert abs(losses["native"][0] - losses["untied"][0]) < 1e-12  # the same first matrices
+    assert (losses["native"] - losses["untied"]).abs().max() > 1e-3
+    assert losses["native"][-1] < losses["native"][0]
+
+
+def test_weights_load_across_native_and_tied():
+    native, tied = (models.build(QUICK.network, variant, 1) for variant in ("native", "tied"))
+    assert native.state_dict().keys() == tied.state_dict().keys()
+    images = datasets.load("mnist-sample").test[0][:8]
+    other = models.build(QUICK.network, "native", 2)
+    for model in (native, tied):
+        model.load_state_dict(other.state_dict())
+        torch.testing.assert_close(model.eval()(images), other.eval()(images), rtol=1e-5, atol=1e-5)
+
+
+def test_counts_of_parameters_and_nonzeros():
+    tied, untied = (models.build(QUICK.network, variant, 0) for variant in ("tied", "untied"))
+    assert untied.conv1.weight.numel() == tied.conv1.pattern.nnz
+    trained = sum(net.numel() for net in untied.parameters())
+    norms_and_bias = 2 * (16 + 32 + 64) + 10
+    assert models.nonzeros(QUICK.network) == trained - norms_and_bias
+
+
+def test_the_order_of_examples_depends_on_seed_and_epoch_alone():
+    first = torch.cat(training.order(10, 4, 0, 0))
+    assert sorted(first.tolist()) == list(range(10))
+    torch.rand(3)
+    assert torch.equal(first, torch.cat(training.order(10, 4, 0, 0)))
+    others = [training.order(10, 4, *at) for at in ((0, 1), (1, 0))]
+    assert all(not torch.equal(first, torch.cat(other)) for other in others)
+
+
+def test_a_run_killed_in_the_middle_resumes_to_the_same_record(whole_run, tmp_path):
+    record, _ = whole_run
+    arguments = ("run", "mnist", "--variant", "tied", "--device", "cpu", "--runs", tmp_path)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen(command(*arguments), env=environment)
+    checkpoint = tmp_path / "mnist-tied-0-quick.ckpt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.05)  # into the next epoch
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    done = len(torch.load(checkpoint, weights_only=True)["curve"])
+    assert 0 < done < QUICK.epochs
+    assert not list(tmp_path.glob("*.json"))
+
+    subprocess.run(command(*arguments, "--resume"), env=environment, check=True)
+    resumed = records.read(tmp_path / "mnist-tied-0.json")
+    assert records.comparable(resumed) == records.comparable(record)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    fabric, path = training.make_fabric("cpu", "32-true"), tmp_path / "x.ckpt"
+    training.train(QUICK, "native", 0, fabric=fabric, epochs=1, checkpoint=path)
+    other = replace(QUICK, learning_rate=1e-4)
+    with pytest.raises(ValueError, match=f"{path} differs in configuration"):
+        training.train(other, "native", 0, fabric=fabric, epochs=1, checkpoint=path, resume=True)
+
+
+def test_a_record_says_what_was_run(whole_run):
+    record, path = whole_run
+    assert records.read(path) == record
+    assert path.name == "mnist-tied-0.json"
+    assert record["data"]["subset"] and record["data"]["train"] == 600
+    assert [epoch["epoch"] for epoch in record["curve"]] == list(range(1, QUICK.epochs + 1))
+    assert record["last"] == record["curve"][-1]
+    assert record["best"]["accuracy"] == max(epoch["accuracy"] for epoch in record["curve"])
+    assert record["last"]["accuracy"] > 80
+    assert record["configuration"]["network"]["layers"] == [16, "P", 32, "P", 64, "P"]
+
+
+def test_a_record_is_never_half_written(whole_run, tmp_path, monkeypatch):
+    record, _ = whole_run
+    path = records.write(record, tmp_path)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        records.write({**record, "nonzeros": 0}, tmp_path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        pytest.param("{", "must be JSON", id="cut"),
+        pytest.param('{"seed": 0}', "has no experiment, variant", id="fields"),
+    ],
+)
+def test_a_file_that_is_no_record_is_named(tmp_path, content, rule):
+    path = tmp_path / "mnist-tied-0.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rule) as caught:
+        records.read(path)
+    assert str(path) in str(caught.value)
+
+
+def test_verify_confirms_a_record_and_finds_a_changed_number(whole_run, tmp_path, capsys):
+    record, path = whole_run
+    assert main(["verify", str(path), "--device", "cpu"]) == 0
+    changed = json.loads(json.dumps(record))
+    changed["curve"][0]["train_loss"] *= 1.05
+    assert main(["verify", str(records.write(changed, tmp_path)), "--device", "cpu"]) == 1
+    assert "epoch 1: train_loss" in capsys.readouterr().out
+
+
+def test_the_table_shows_the_last_epoch_over_seeds(whole_run, tmp_path, capsys):
+    record, _ = whole_run
+    for seed, accuracy in ((0, 90.0), (1, 94.0)):
+        last = {**record["last"], "accuracy": accuracy}
+        records.write({**record, "seed": seed, "last": last}, tmp_path)
+    row = records.table(records.read_all(tmp_path)).iloc[0]
+    assert (row["variant"], row["seeds"], row["metric"]) == ("tied", 2, 92.0)
+    assert row["spread"] == pytest.approx(8**0.5)
+    assert row["paper"] == 92.48
+    assert main(["table", "--csv", "--results", str(tmp_path)]) == 0
+    assert "mnist,tied,2,accuracy,92.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        pytest.param(["mnits"], r"the experiment must be one of .*got 'mnits'", id="experiment"),
+        pytest.param(["mnist", "--variant", "dense"], r"variant must be .*'dense'", id="variant"),
+        pytest.param(["mnist", "--profile", "slow"], r"profile must be .*'slow'", id="profile"),
+        pytest.param(["mnist", "--device", "tpu"], r"device must be .*'tpu'", id="device"),
+    ],
+)
+def test_unknown_names_are_refused_before_any_work(arguments, rule, tmp_path, capsys):
+    assert main(["run", *arguments, "--runs", str(tmp_path)]) == 2
+    assert re.search(rule, capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_gpu_is_an_error(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["run", "mnist", "--device", "cuda", "--runs", str(tmp_path)]) == 2
+    assert "needs a GPU" in capsys.readouterr().err
+
+
+def test_the_list_names_every_experiment(capsys):
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in EXPERIMENTS)
