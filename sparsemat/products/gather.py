@@ -164,20 +164,7 @@ class _GatheredProduct(torch.autograd.Function):
         incoming = product.output_view(grad.contiguous())
         grad_theta = grad_x = None
         if ctx.needs_input_grad[0]:
-            wide = torch.promote_types(x.dtype, torch.float32)
-            grad_theta = theta.new_zeros(theta.shape, dtype=wide)
-            for block, gathered in _gather(product, x):
-                part = _merged(incoming, block)
-                if isinstance(block.params, slice) and wide == x.dtype:
-                    sums = grad_theta[block.params].view(len(part), part.shape[1], -1)
-                    sums.baddbmm_(part, gathered.mT)
-                else:
-                    sums = torch.bmm(part, gathered.mT).to(wide).view(-1)
-                    if isinstance(block.params, slice):
-                        grad_theta[block.params] += sums
-                    else:
-                        grad_theta.index_add_(0, block.params, sums)
-            grad_theta = grad_theta.to(theta.dtype)
+            grad_theta = _theta_gradient(product, theta, x, incoming)
         if ctx.needs_input_grad[1]:
             grad_x = torch.zeros_like(x)
             for block in product.blocks(x) if n else ():
@@ -187,6 +174,38 @@ class _GatheredProduct(torch.autograd.Function):
                     scattered.index_fill_(0, block.absent, 0)
                 grad_x.index_add_(0, block.index, scattered)
         return grad_theta, grad_x, None
+
+
+def _theta_gradient(
+    product: GatherProduct, theta: torch.Tensor, x: torch.Tensor, incoming: torch.Tensor
+) -> torch.Tensor:
+    """Sums over positions and vectors of outgoing gradient times gathered input, a parameter each."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    grad = theta.new_zeros(theta.shape, dtype=wide)
+    groups, outputs, slots, positions = product.sizes
+    # (K, M) rather than (M, K): the product with few outputs is faster this way round
+    sums = grad.new_zeros((groups, slots, outputs) if positions > 1 else 0)
+    for block, gathered in _gather(product, x):
+        part = _merged(incoming, block)
+        if positions == 1:
+            _add_at(grad, block.params, torch.bmm(part, gathered.mT))
+        elif wide == x.dtype:
+            sums[block.groups].baddbmm_(gathered, part.mT)
+        else:
+            sums[block.groups] += torch.bmm(gathered, part.mT)
+    if positions > 1:
+        for block in product.blocks(x):
+            if block.positions.start == 0:
+                _add_at(grad, block.params, sums[block.groups].mT)
+    return grad.to(theta.dtype)
+
+
+def _add_at(total: torch.Tensor, at: slice | torch.Tensor, values: torch.Tensor) -> None:
+    values = values.reshape(-1).to(total.dtype)
+    if isinstance(at, slice):
+        total[at] += values
+    else:
+        total.index_add_(0, at, values)
 
 
 def _gather(product: GatherProduct, x: torch.Tensor) -> Iterator[tuple[Block, torch.Tensor]]:
