@@ -52,8 +52,8 @@ def attention_pattern(
     r"""The pattern of linear attention as a matrix on $x \otimes x \otimes x$.
 
     Row ``(i, o)`` holds ``theta[a, b, c, o]`` in column ``((i, a), (j, b), (j, c))`` for every pair
-    (i, j) that may attend: query feature a of token i, key feature b and value feature c of token j.
-    With $\theta_{abco} = (W_q W_k^T)_{ab} (W_v)_{co} / \sqrt{d_k}$ the product is
+    (i, j) that may attend: query feature a of token i, key feature b and value feature c of token
+    j. With $\theta_{abco} = (W_q W_k^T)_{ab} (W_v)_{co} / \sqrt{d_k}$ the product is
     $(X W_q)(X W_k)^T (X W_v) / \sqrt{d_k}$, flattened row-major.
 
     Args:

@@ -16,9 +16,10 @@ def recurrence_patterns(steps: int, input_size: int, hidden_size: int) -> tuple[
     r"""The patterns of N and B in the linear recurrence $h = N h + B x + c$.
 
     Both are time-major: entry ``t * hidden_size + i`` of h is unit i at step t. Row ``(t, i)`` of N
-    holds ``weight_hh[i, j]`` in column ``(t - 1, j)``, row ``(t, i)`` of B holds ``weight_ih[i, j]``
-    in column ``(t, j)``. N is strictly block lower triangular, so $(I - N)^{-1} B$ exists; it is the
-    explicit matrix, whose entries are polynomials in the parameters and no pattern.
+    holds ``weight_hh[i, j]`` in column ``(t - 1, j)``, row ``(t, i)`` of B holds
+    ``weight_ih[i, j]`` in column ``(t, j)``. N is strictly block lower triangular, so
+    $(I - N)^{-1} B$ exists; it is the explicit matrix, whose entries are polynomials in the
+    parameters and no pattern.
 
     Args:
         steps: Length T of the sequence.
@@ -54,8 +55,8 @@ def _block_diagonal(blocks: int, rows: int, cols: int) -> tuple[np.ndarray, np.n
 class RNN(nn.Module):
     r"""A recurrent layer $h_t = f(W_h h_{t-1} + W_x x_t + b)$, solved as one sparse system.
 
-    Parameters, their initial values and the call are those of ``torch.nn.RNN``, and state dicts load
-    across; the linear activation is added.
+    Parameters, their initial values and the call are those of ``torch.nn.RNN``, and state dicts
+    load across; the linear activation is added.
 
     Args:
         input_size: Features d of an input.
@@ -169,7 +170,7 @@ class RNN(nn.Module):
         return recurrence_patterns(steps, width, self.hidden_size)
 
     def operators(self, steps: int, layer: int = 0) -> tuple[SparseMatrix, SparseMatrix]:
-        """The matrices N and B of a layer: ``h = f(N h + B x + c)`` for vectors ``(T h,)``, ``(T d,)``.
+        """The matrices N and B of a layer, for which ``h = f(N h + B x + c)``.
 
         Args:
             steps: Length T of the sequence.

@@ -1,4 +1,4 @@
-"""The products of attention: softmax or linear, each in the order of multiplication that costs least.
+"""The products of attention, softmax or linear, each in the order that costs least.
 
 Linear attention ``(q k^T) v`` is associative: with more tokens than features ``q (k^T v)`` is
 cheaper; causal, the state ``k^T v`` is carried from chunk to chunk. A window needs the band of the

@@ -1,0 +1,438 @@
+"""Every product against a float64 dense truth and against the others, forward and backward."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_pattern import dense, patterns
+
+from sparsemat import (
+    Pattern,
+    attention_pattern,
+    avg_pool_pattern,
+    conv_pattern,
+    recurrence_patterns,
+)
+from sparsemat.products import GatherProduct, GeneralProduct, choose, matmul
+from sparsemat.products.attention import attend, form, scores
+from sparsemat.products.recurrence import recurrence
+
+
+def random_pattern(rows, cols, nnz, parameters, seed=0):
+    rng = np.random.default_rng(seed)
+    row, col, index = (rng.integers(0, size, nnz) for size in (rows, cols, parameters))
+    return Pattern((rows, cols), row, col, index, parameters)
+
+
+def linear_pattern(rows, cols):
+    row, col = np.indices((rows, cols)).reshape(2, -1)
+    return Pattern((rows, cols), row, col, np.arange(rows * cols), rows * cols)
+
+
+CONV = conv_pattern(2, 4, (4, 5), 3, padding=1)
+SHUFFLE = np.random.default_rng(1).permutation(CONV.nnz)
+CASES = {
+    "tied convolution": CONV,
+    "grouped strided convolution": conv_pattern(4, 6, 9, 3, stride=2, groups=2, dilation=2),
+    "depthwise convolution": conv_pattern(3, 3, (4, 4), 2, groups=3),
+    "circular, cells named four times": conv_pattern(
+        1, 2, (2, 2), 3, padding=1, padding_mode="circular"
+    ),
+    "replicate, cells named twice": conv_pattern(1, 1, 4, 3, padding=1, padding_mode="replicate"),
+    "untied convolution": CONV.untied(),
+    "pooling": avg_pool_pattern(2, (4, 4), 2)[0],
+    "padded pooling": avg_pool_pattern(2, (5, 5), 3, padding=1, count_include_pad=False)[0],
+    "linear layer": linear_pattern(4, 6),
+    "transposed convolution": CONV.T,
+    "recurrence N": recurrence_patterns(3, 2, 3)[0],
+    "recurrence B": recurrence_patterns(3, 2, 3)[1],
+    "attention core": attention_pattern(2, 2, causal=True),
+    "permutation": Pattern((5, 5), np.arange(5), [3, 1, 4, 0, 2], np.zeros(5, dtype=int), 1),
+    "diagonal": Pattern((5, 5), np.arange(5), np.arange(5), np.arange(5), 5),
+    "random": random_pattern(7, 9, 20, 6),
+    "random, untied": random_pattern(7, 9, 20, 6).untied(),
+    "one cell named often": Pattern((2, 2), [1] * 5, [0] * 5, [0, 0, 1, 2, 1], 3),
+    "empty rows and columns": Pattern((6, 6), [1, 1, 4], [2, 4, 2], [0, 1, 0], 2),
+    "parts of unequal width": Pattern((4, 1), [0, 0, 1, 2, 3], [0] * 5, [1, 1, 0, 1, 0], 2),
+    "parameters unused": Pattern((2, 2), [0, 1], [1, 0], [1, 3], 6),
+    "triples out of order": Pattern(
+        CONV.shape, CONV.row[SHUFFLE], CONV.col[SHUFFLE], CONV.index[SHUFFLE], CONV.num_parameters
+    ),
+    "no triples": Pattern((3, 4), [], [], [], 2),
+    "no rows": Pattern((0, 4), [], [], [], 0),
+}
+each_case = pytest.mark.parametrize("pattern", CASES.values(), ids=CASES)
+
+
+def products(pattern):
+    """Every product that can serve the pattern, by name."""
+    found = {"general": GeneralProduct(pattern), "chosen": choose(pattern)}
+    gather = GatherProduct.detect(pattern)
+    return found if gather is None else found | {"gather": gather}
+
+
+def inputs(pattern, n=3, dtype=torch.float64, seed=0):
+    torch.manual_seed(seed)
+    theta = torch.randn(pattern.num_parameters, dtype=dtype, requires_grad=True)
+    x = torch.randn(pattern.shape[1], n, dtype=dtype, requires_grad=True)
+    return theta, x
+
+
+def expected(pattern, theta, x, grad):
+    """Product and both gradients from the dense matrix, in float64."""
+    theta, x, grad = (side.detach().double() for side in (theta, x, grad))
+    matrix = torch.from_numpy(dense(pattern, theta.numpy()))
+    grad_theta = torch.zeros_like(theta)
+    outer = grad @ x.T
+    for row, col, index in zip(pattern.row, pattern.col, pattern.index, strict=True):
+        grad_theta[index] += outer[row, col]
+    return matrix @ x, grad_theta, matrix.T @ grad
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+@each_case
+def test_products_and_gradients_are_those_of_the_dense_matrix(pattern, n):
+    theta, x = inputs(pattern, n)
+    grad = torch.randn(pattern.shape[0], n, dtype=torch.float64)
+    truth = expected(pattern, theta, x, grad)
+    for product in products(pattern).values():
+        y = product(theta, x)
+        found = y, *torch.autograd.grad(y, (theta, x), grad)
+        for ours, right in zip(found, truth, strict=True):
+            torch.testing.assert_close(ours, right, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=60)
+@given(patterns(), st.integers(0, 4))
+def test_products_agree_on_random_patterns(pattern, n):
+    theta, x = inputs(pattern, n)
+    grad = torch.randn(pattern.shape[0], n, dtype=torch.float64)
+    truth = expected(pattern, theta, x, grad)
+    for product in products(pattern).values():
+        y = product(theta, x)
+        found = y, *torch.autograd.grad(y, (theta, x), grad)
+        for ours, right in zip(found, truth, strict=True):
+            torch.testing.assert_close(ours, right, rtol=1e-12, atol=1e-12)
+
+
+@each_case
+def test_gradcheck(pattern):
+    for product in products(pattern).values():
+        assert torch.autograd.gradcheck(product, inputs(pattern, 2), fast_mode=True)
+
+
+@each_case
+@pytest.mark.parametrize("wanted", ["theta", "x"])
+def test_one_gradient_alone(pattern, wanted):
+    theta, x = inputs(pattern)
+    grad = torch.randn(pattern.shape[0], 3, dtype=torch.float64)
+    _, grad_theta, grad_x = expected(pattern, theta, x, grad)
+    leaf, right = (theta, grad_theta) if wanted == "theta" else (x, grad_x)
+    (x if wanted == "theta" else theta).requires_grad_(False)
+    for product in products(pattern).values():
+        (found,) = torch.autograd.grad(product(theta, x), leaf, grad)
+        torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-12)
+
+
+@each_case
+def test_vectors_need_not_be_contiguous(pattern):
+    theta, _ = inputs(pattern)
+    wide = torch.randn(6, 2 * pattern.shape[1], dtype=torch.float64)
+    x = wide[::2, ::2].T.requires_grad_()
+    assert pattern.nnz == 0 or not x.is_contiguous()
+    # torch hands a sum's gradient over as one expanded number
+    grad = torch.ones(1, 1, dtype=torch.float64).expand(pattern.shape[0], 3)
+    truth = expected(pattern, theta, x, grad)
+    for product in products(pattern).values():
+        y = product(theta, x)
+        found = y, *torch.autograd.grad(y.sum(), (theta, x))
+        for ours, right in zip(found, truth, strict=True):
+            torch.testing.assert_close(ours, right, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@each_case
+def test_error_follows_the_dtype(pattern, dtype):
+    theta, x = inputs(pattern, dtype=dtype)
+    grad = torch.randn(pattern.shape[0], 3).to(dtype)
+    truth = expected(pattern, theta, x, grad)
+    bound = expected(pattern, theta.abs(), x.abs(), grad.abs())  # sum of magnitudes
+    for product in products(pattern).values():
+        y = product(theta, x)
+        found = y, *torch.autograd.grad(y, (theta, x), grad)
+        for ours, right, scale in zip(found, truth, bound, strict=True):
+            assert ours.dtype == dtype
+            error = (ours.double() - right).abs()
+            assert (error <= 8 * torch.finfo(dtype).eps * scale + 1e-30).all(), repr(product)
+
+
+@each_case
+def test_results_are_repeatable(pattern):
+    theta, x = inputs(pattern, dtype=torch.float32)
+    grad = torch.randn(pattern.shape[0], 3)
+    for product in products(pattern).values():
+        runs = []
+        for _ in range(3):
+            y = product(theta, x)
+            runs.append((y, *torch.autograd.grad(y, (theta, x), grad)))
+        for again in runs[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(runs[0], again, strict=True))
+
+
+@each_case
+def test_inputs_are_left_as_they_were(pattern):
+    theta, x = inputs(pattern)
+    before = theta.detach().clone(), x.detach().clone()
+    for product in products(pattern).values():
+        product(theta, x).sum().backward()
+    assert torch.equal(theta.detach(), before[0])
+    assert torch.equal(x.detach(), before[1])
+
+
+CHOICES = {
+    "tied convolution": (CONV, GatherProduct, (1, 4, 18, 20)),
+    "grouped convolution": (conv_pattern(4, 6, 9, 3, groups=2), GatherProduct, (2, 3, 6, 7)),
+    "depthwise convolution": (
+        conv_pattern(3, 3, (4, 4), 2, groups=3),
+        GatherProduct,
+        (3, 1, 4, 9),
+    ),
+    "untied convolution": (
+        conv_pattern(2, 4, (4, 5), 3).untied(),
+        GatherProduct,
+        (6, 4, 18, 1),
+    ),
+    "pooling": (avg_pool_pattern(2, (4, 4), 2)[0], GatherProduct, (1, 1, 4, 8)),
+    "linear layer": (linear_pattern(4, 6), GatherProduct, (1, 4, 6, 1)),
+    "recurrence B": (recurrence_patterns(3, 2, 3)[1], GatherProduct, None),
+    "random": (random_pattern(30, 40, 90, 90).untied(), GeneralProduct, None),
+    "random, tied": (random_pattern(30, 40, 90, 20), GeneralProduct, None),
+    "no triples": (Pattern((3, 4), [], [], [], 0), GeneralProduct, None),
+}
+
+
+@pytest.mark.parametrize(("pattern", "kind", "sizes"), CHOICES.values(), ids=CHOICES)
+def test_the_product_is_chosen_by_structure(pattern, kind, sizes):
+    product = choose(pattern)
+    assert isinstance(product, kind), repr(product)
+    if sizes is not None:
+        assert product.sizes == sizes
+    assert f"nnz={pattern.nnz}): " in repr(product)  # says what it is, then why
+
+
+def test_the_order_of_triples_does_not_change_the_choice():
+    ordered, shuffled = CASES["tied convolution"], CASES["triples out of order"]
+    assert choose(shuffled).sizes == choose(ordered).sizes
+
+
+def test_a_pattern_is_examined_once():
+    pattern = conv_pattern(1, 1, 5, 2)
+    assert choose(pattern) is choose(pattern)
+    assert choose(pattern.T) is choose(pattern.T)
+    theta, x = inputs(pattern)
+    torch.testing.assert_close(matmul(pattern, theta, x), choose(pattern)(theta, x))
+
+
+# recurrences
+
+
+def by_substitution(inputs, weight, initial, activation):
+    f = {"tanh": torch.tanh, "relu": torch.relu, "linear": lambda a: a}[activation]
+    matrix, states = weight.diag() if weight.ndim == 1 else weight, [initial]
+    for t in range(len(inputs)):
+        states.append(f(states[-1] @ matrix.T + inputs[t]))
+    return torch.stack(states[1:])
+
+
+def recurrent_inputs(steps, n=2, h=3, diagonal=False, dtype=torch.float64):
+    torch.manual_seed(steps)
+    shapes = (steps, n, h), (h,) if diagonal else (h, h), (n, h)
+    u, weight, initial = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    weight *= 0.9 / (weight.abs().max() if diagonal else torch.linalg.matrix_norm(weight, 2))
+    return [side.to(dtype).requires_grad_() for side in (u, weight, initial)]
+
+
+each_recurrence = pytest.mark.parametrize("activation", ["tanh", "relu", "linear"])
+full_and_diagonal = pytest.mark.parametrize("diagonal", [False, True], ids=["full", "diagonal"])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 33, 130])
+@full_and_diagonal
+@each_recurrence
+def test_recurrence_is_the_substitution(activation, diagonal, steps):
+    arguments = recurrent_inputs(steps, diagonal=diagonal)
+    grad = torch.randn(steps, 2, 3, dtype=torch.float64)
+    found = []
+    for solve in (recurrence, by_substitution):
+        states = solve(*arguments, activation)
+        found.append((states, *torch.autograd.grad(states, arguments, grad)))
+    for ours, right in zip(*found, strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-11, atol=1e-11)
+
+
+@full_and_diagonal
+@each_recurrence
+def test_gradcheck_of_the_recurrence(activation, diagonal):
+    arguments = recurrent_inputs(5, diagonal=diagonal)
+    assert torch.autograd.gradcheck(lambda *sides: recurrence(*sides, activation), arguments)
+
+
+@full_and_diagonal
+def test_the_linear_recurrence_is_the_block_bidiagonal_system(diagonal):
+    u, weight, _ = (side.detach() for side in recurrent_inputs(6, n=1, diagonal=diagonal))
+    operator, _ = recurrence_patterns(6, 1, 3)
+    matrix = weight.diag() if diagonal else weight
+    system = torch.eye(18, dtype=torch.float64) - operator.fill(matrix).to_dense()
+    expected = torch.linalg.solve(system, u.reshape(-1))
+    torch.testing.assert_close(recurrence(u, weight).reshape(-1), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@full_and_diagonal
+@each_recurrence
+def test_error_of_the_recurrence_follows_the_dtype(activation, diagonal, dtype):
+    arguments = recurrent_inputs(20, diagonal=diagonal, dtype=dtype)
+    states = recurrence(*arguments, activation)
+    wide = [side.detach().double().requires_grad_() for side in arguments]
+    right = by_substitution(*wide, activation)
+    grads = torch.autograd.grad(states.sum(), arguments)
+    expected = torch.autograd.grad(right.sum(), wide)
+    tolerance = 40 * torch.finfo(dtype).eps
+    for ours, exact in zip((states, *grads), (right, *expected), strict=True):
+        assert ours.dtype == dtype
+        assert (ours.double() - exact).norm() <= tolerance * exact.norm()
+
+
+def test_the_recurrence_follows_autocast():
+    arguments = recurrent_inputs(4, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        states = recurrence(*arguments, "tanh")
+    assert states.dtype == torch.bfloat16
+    grads = torch.autograd.grad(states.sum(), arguments)
+    assert all(grad.dtype == torch.float32 for grad in grads)
+
+
+@pytest.mark.parametrize("layout", ["batch first", "expanded"])
+def test_inputs_of_the_recurrence_need_not_be_contiguous(layout):
+    u, weight, initial = (side.detach() for side in recurrent_inputs(40))
+    if layout == "batch first":
+        view = u.transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+    else:
+        view = u[:1].expand(40, 2, 3).requires_grad_()
+    assert not view.is_contiguous()
+    for activation in ("linear", "tanh"):
+        states = recurrence(view, weight, initial, activation)
+        right = by_substitution(view, weight, initial, activation)
+        torch.testing.assert_close(states, right, rtol=1e-12, atol=1e-12)
+        ours, exact = (torch.autograd.grad(side.sum(), view)[0] for side in (states, right))
+        torch.testing.assert_close(ours, exact, rtol=1e-12, atol=1e-12)
+
+
+@full_and_diagonal
+@each_recurrence
+def test_an_empty_batch_has_no_states(activation, diagonal):
+    arguments = recurrent_inputs(40, n=0, diagonal=diagonal)
+    states = recurrence(*arguments, activation)
+    assert states.shape == (40, 0, 3)
+    grads = torch.autograd.grad(states.sum(), arguments)
+    assert all(not grad.any() for grad in grads)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "activation", "rule"),
+    [
+        pytest.param([(3, 2, 4), (4, 4)], "gelu", r"activation must be one of .*'gelu'", id="f"),
+        pytest.param([(0, 2, 4), (4, 4)], "tanh", r"T >= 1, got \(0, 2, 4\)", id="no step"),
+        pytest.param([(3, 4), (4, 4)], "tanh", r"\(T, n, h\).*got \(3, 4\)", id="rank"),
+        pytest.param([(3, 2, 4), (4, 3)], "tanh", r"h=4, got \(4, 3\)", id="weight"),
+        pytest.param([(3, 2, 4), (3,)], "tanh", r"h=4, got \(3,\)", id="diagonal"),
+        pytest.param([(3, 2, 4), (4, 4), (1, 4)], "tanh", r"\(2, 4\), got \(1, 4\)", id="initial"),
+    ],
+)
+def test_recurrences_that_do_not_fit_are_refused(shapes, activation, rule):
+    sides = [torch.zeros(shape) for shape in shapes]
+    initial = sides[2] if len(sides) == 3 else None
+    with pytest.raises(ValueError, match=rule):
+        recurrence(sides[0], sides[1], initial, activation)
+
+
+# attention
+
+MASKS = {
+    "full": {},
+    "causal": {"causal": True},
+    "window 0": {"window": 0},
+    "window 5": {"window": 5},
+    "window 40": {"window": 40},
+    "causal window 3": {"causal": True, "window": 3},
+    "causal window 70": {"causal": True, "window": 70},
+    "window beyond the end": {"window": 500},
+}
+
+
+def heads(tokens, dim=4, dtype=torch.float64):
+    torch.manual_seed(tokens)
+    return [torch.randn(2, 3, tokens, dim, dtype=dtype, requires_grad=True) for _ in range(3)]
+
+
+def brute_scores(q, k, softmax, causal=False, window=None):
+    tokens = q.shape[-2]
+    at = np.arange(tokens)
+    seen = np.ones((tokens, tokens), dtype=bool)
+    if causal:
+        seen &= at[None] <= at[:, None]
+    if window is not None:
+        seen &= np.abs(at[:, None] - at[None]) <= window
+    seen = torch.from_numpy(seen)
+    products = torch.einsum("...ik,...jk->...ij", q, k) / q.shape[-1] ** 0.5
+    if not softmax:
+        return products * seen
+    weights = products.exp() * seen
+    return weights / weights.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 64, 65, 200])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("softmax", [True, False], ids=["softmax", "linear"])
+def test_attention_is_its_definition_in_every_form(softmax, mask, tokens):
+    q, k, v = heads(tokens)
+    matrix = brute_scores(q, k, softmax, **mask)
+    explicit = scores(q, k, softmax=softmax, **mask)
+    torch.testing.assert_close(explicit, matrix, rtol=1e-12, atol=1e-12)
+    found = []
+    grad = torch.randn(v.shape, dtype=v.dtype)
+    for y in (attend(q, k, v, softmax=softmax, **mask), matrix @ v):
+        found.append((y, *torch.autograd.grad(y, (q, k, v), grad)))
+    for ours, right in zip(*found, strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "dim", "softmax", "mask", "expected"),
+    [
+        pytest.param(1000, 16, True, {}, "fused", id="softmax"),
+        pytest.param(1000, 16, True, {"causal": True}, "fused", id="causal softmax"),
+        pytest.param(1000, 16, True, {"window": 4}, "band", id="softmax in a window"),
+        pytest.param(1000, 16, False, {"window": 4}, "band", id="linear in a window"),
+        pytest.param(1000, 16, True, {"window": 600}, "fused", id="a wide window"),
+        pytest.param(1000, 16, False, {"window": 600}, "square", id="a wide window, linear"),
+        pytest.param(1000, 16, False, {}, "state", id="more tokens than features"),
+        pytest.param(8, 16, False, {}, "square", id="fewer tokens than features"),
+        pytest.param(1000, 16, False, {"causal": True}, "chunks", id="causal linear"),
+        pytest.param(20, 16, False, {"causal": True}, "square", id="short causal linear"),
+        pytest.param(1000, 16, False, {"window": 999}, "state", id="a window of everything"),
+    ],
+)
+def test_the_form_of_attention_follows_the_sizes(tokens, dim, softmax, mask, expected):
+    assert form(tokens, dim, softmax=softmax, **mask) == expected
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("softmax", [True, False], ids=["softmax", "linear"])
+def test_error_of_attention_follows_the_dtype(softmax, mask):
+    q, k, v = (side.detach().bfloat16() for side in heads(150))
+    y = attend(q, k, v, softmax=softmax, **mask)
+    right = brute_scores(q.double(), k.double(), softmax, **mask) @ v.double()
+    assert y.dtype == torch.bfloat16
+    assert (y.double() - right).norm() <= 4 * torch.finfo(torch.bfloat16).eps * right.norm()
