@@ -33,11 +33,13 @@ METADATA = {
 SETUP = """```{{code-cell}} ipython3
 :tags: [colab-setup, remove-cell]
 
-# In Colab: install the library and what Colab lacks; torch stays as it is.
-import importlib.util
+# In Colab: fetch the book and install its library; torch stays as it is.
+import sys
 
-if importlib.util.find_spec("sparsemat") is None:
-    %pip install -q --no-deps "git+{address}@v{version}" z3-solver
+if "google.colab" in sys.modules:
+    !test -d matrix-book || git clone -q --depth 1 {address} matrix-book
+    %pip install -q --no-deps ./matrix-book z3-solver lightning-fabric lightning-utilities pooch
+    %cd -q matrix-book/notebooks
 ```
 """
 SETUP_BLOCK = re.compile(r"```\{code-cell\} ipython3\n:tags: \[colab-setup.*?\n```\n", re.DOTALL)
@@ -49,13 +51,8 @@ def address() -> str:
     return project["urls"]["Repository"]
 
 
-def version() -> str:
-    source = (ROOT / "sparsemat" / "__init__.py").read_text()
-    return re.search(r'^__version__ = "(.+)"', source, re.MULTILINE).group(1)
-
-
 def setup_block() -> str:
-    return SETUP.format(address=address(), version=version())
+    return SETUP.format(address=address())
 
 
 def with_setup_cell(text: str) -> str:
