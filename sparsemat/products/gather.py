@@ -190,13 +190,13 @@ def _theta_gradient(
         if positions == 1:
             _add_at(grad, block.params, torch.bmm(part, gathered.mT))
         elif wide == x.dtype:
-            sums[block.groups].baddbmm_(gathered, part.mT)
+            sums[block.groups, : block.shape[1]].baddbmm_(gathered, part.mT)
         else:
-            sums[block.groups] += torch.bmm(gathered, part.mT)
+            sums[block.groups, : block.shape[1]] += torch.bmm(gathered, part.mT)
     if positions > 1:
         for block in product.blocks(x):
             if block.positions.start == 0:
-                _add_at(grad, block.params, sums[block.groups].mT)
+                _add_at(grad, block.params, sums[block.groups, : block.shape[1]].mT)
     return grad.to(theta.dtype)
 
 
