@@ -28,17 +28,20 @@ def allowed_pairs(
     Raises:
         ValueError: ``tokens`` is below 1 or ``window`` is negative.
     """
+    first, stop = _key_ranges(tokens, causal, window)
+    count = stop - first
+    i = np.repeat(np.arange(tokens), count)
+    return i, np.arange(len(i)) - np.repeat(np.cumsum(count) - count - first, count)
+
+
+def _key_ranges(tokens: int, causal: bool, window: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """First key and one past the last key that each token may attend to."""
     if tokens < 1:
         raise ValueError(f"tokens must be at least 1, got {tokens}")
     if window is not None and window < 0:
         raise ValueError(f"window must be at least 0, got {window}")
-    i, j = np.indices((tokens, tokens)).reshape(2, -1)
-    keep = np.ones(len(i), dtype=bool)
-    if causal:
-        keep &= j <= i
-    if window is not None:
-        keep &= np.abs(i - j) <= window
-    return i[keep], j[keep]
+    at, reach = np.arange(tokens), tokens if window is None else min(window, tokens)
+    return (at - reach).clip(0), (at + (0 if causal else reach) + 1).clip(max=tokens)
 
 
 def attention_pattern(
@@ -220,9 +223,10 @@ class SelfAttention(nn.Module):
             MemoryError: The matrices would not fit.
             ValueError: x has another shape.
         """
+        self._check(x)
+        entries = x[..., 0].numel() * x.shape[-2] * self.num_heads
+        require_memory("the attention matrices", entries, x.dtype, x.device)
         q, k, _ = self._heads(x)
-        entries = q[..., 0].numel() * q.shape[-2]
-        require_memory("the attention matrices", entries, q.dtype, q.device)
         return scores(q, k, softmax=self.softmax, causal=self.causal, window=self.window)
 
     def matrix(self, x: torch.Tensor) -> SparseMatrix:
@@ -241,12 +245,14 @@ class SelfAttention(nn.Module):
             MemoryError: The blocks would not fit.
             ValueError: x has another shape.
         """
+        self._check(x)
         if x.ndim != 2:
             raise ValueError(f"x must be one sequence of shape (T, d), got {tuple(x.shape)}")
         tokens, dim = x.shape
+        first, stop = _key_ranges(tokens, self.causal, self.window)
+        entries = 4 * int((stop - first).sum()) * dim**2  # three index arrays and the values
+        require_memory("the matrix of the attention", entries, torch.int64, x.device)
         i, j = allowed_pairs(tokens, causal=self.causal, window=self.window)
-        # three int64 index arrays and the values
-        require_memory("the matrix of the attention", 4 * len(i) * dim**2, torch.int64, x.device)
         values = torch.einsum("hp,hoc->poc", self.attention(x)[:, i, j], self._value_maps())
         o, c = np.indices((dim, dim)).reshape(2, 1, -1)
         row, col = (i[:, None] * dim + o).reshape(-1), (j[:, None] * dim + c).reshape(-1)
@@ -275,13 +281,16 @@ class SelfAttention(nn.Module):
         pair = torch.einsum("hka,hkb->hab", query, key) * self.head_dim**-0.5
         return torch.einsum("hab,hoc->abco", pair, self._value_maps())
 
-    def _heads(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Queries, keys and values, each ``(..., heads, T, head_dim)``."""
-        if x.ndim not in (2, 3) or x.shape[-1] != self.embed_dim:
+    def _check(self, x: torch.Tensor) -> None:
+        if x.ndim not in (2, 3) or x.shape[-1] != self.embed_dim or x.shape[-2] == 0:
             raise ValueError(
-                f"x must have shape (n, T, d) or (T, d) with d={self.embed_dim}, "
+                f"x must have shape (n, T, d) or (T, d) with T >= 1 and d={self.embed_dim}, "
                 f"got {tuple(x.shape)}"
             )
+
+    def _heads(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Queries, keys and values, each ``(..., heads, T, head_dim)``."""
+        self._check(x)
         projected = linear(x, self.in_proj_weight, self.in_proj_bias)
         heads = projected.unflatten(-1, (3, self.num_heads, self.head_dim))
         return [side.transpose(-3, -2) for side in heads.unbind(-3)]

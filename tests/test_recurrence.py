@@ -1,0 +1,268 @@
+"""The recurrent layer against torch.nn.RNN, and its operators against dense linear algebra."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsemat import RNN, recurrence_patterns
+
+LAYERS = {
+    "tanh": {"nonlinearity": "tanh"},
+    "relu": {"nonlinearity": "relu"},
+    "two layers": {"num_layers": 2},
+    "three relu layers without bias": {"num_layers": 3, "nonlinearity": "relu", "bias": False},
+    "time first": {"batch_first": False},
+}
+each_layer = pytest.mark.parametrize("options", LAYERS.values(), ids=LAYERS)
+sizes = st.integers(1, 5)
+
+
+def pair(options, input_size=3, hidden_size=4, dtype=torch.float64):
+    """torch's layer and ours with the same parameters."""
+    torch.manual_seed(0)
+    native = torch.nn.RNN(input_size, hidden_size, **{"batch_first": True} | options, dtype=dtype)
+    layer = RNN(input_size, hidden_size, **options, dtype=dtype)
+    layer.load_state_dict(native.state_dict())
+    return native, layer
+
+
+def dense_blocks(steps, weight, offset):
+    """``weight`` at the blocks ``(t, t - offset)``."""
+    shift = np.eye(steps, k=-offset)
+    return np.kron(shift, weight)
+
+
+@settings(max_examples=30)
+@given(sizes, sizes, sizes)
+def test_the_patterns_are_the_block_matrices(steps, input_size, hidden_size):
+    n, b = recurrence_patterns(steps, input_size, hidden_size)
+    hidden, into = np.random.default_rng(0).normal(size=(2, 5, 5))
+    hidden, into = hidden[:hidden_size, :hidden_size], into[:hidden_size, :input_size]
+    for pattern, weight, offset in ((n, hidden, 1), (b, into, 0)):
+        filled = pattern.fill(torch.from_numpy(weight.copy())).to_dense().numpy()
+        np.testing.assert_array_equal(filled, dense_blocks(steps, weight, offset))
+    assert n.nnz == (steps - 1) * hidden_size**2
+    assert b.nnz == steps * hidden_size * input_size
+    assert n.is_lower_triangular
+    assert n.lower_bandwidth == (2 * hidden_size - 1 if steps > 1 else 0)
+
+
+@pytest.mark.parametrize("zero", ["steps", "input_size", "hidden_size"])
+def test_empty_patterns_are_refused(zero):
+    arguments = {"steps": 2, "input_size": 2, "hidden_size": 2} | {zero: 0}
+    with pytest.raises(ValueError, match=f"{zero} must be at least 1, got 0"):
+        recurrence_patterns(**arguments)
+
+
+@each_layer
+def test_the_initial_parameters_are_those_of_torch(options):
+    torch.manual_seed(0)
+    native = torch.nn.RNN(3, 4, **{"batch_first": True} | options)
+    torch.manual_seed(0)
+    layer = RNN(3, 4, **options)
+    assert list(native.state_dict()) == list(layer.state_dict())
+    for name, value in native.state_dict().items():
+        assert torch.equal(value, layer.state_dict()[name]), name
+
+
+@each_layer
+def test_state_dicts_load_both_ways(options):
+    native, layer = pair(options)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(1)
+    native.load_state_dict(layer.state_dict())
+    for a, b in zip(native.parameters(), layer.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("start", [False, True], ids=["from zero", "from h0"])
+@pytest.mark.parametrize("batch", [None, 1, 3], ids="batch={}".format)
+@each_layer
+def test_outputs_and_gradients_are_those_of_torch(options, batch, start):
+    native, layer = pair(options)
+    shape = (7, 3) if batch is None else (batch, 7, 3)
+    if batch is not None and not options.get("batch_first", True):
+        shape = (7, batch, 3)
+    torch.manual_seed(1)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    shape = (layer.num_layers, 4) if batch is None else (layer.num_layers, batch, 4)
+    h0 = torch.randn(shape, dtype=torch.float64, requires_grad=True) if start else None
+    leaves, results = [x] if h0 is None else [x, h0], []
+    for module in (native, layer):
+        output, last = module(x) if h0 is None else module(x, h0)
+        loss = (output.sin()).sum() + (last * 0.3).exp().sum()
+        grads = torch.autograd.grad(loss, [*leaves, *module.parameters()])
+        results.append((output, last, *grads))
+    for right, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-10)
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes, sizes, sizes, sizes, st.sampled_from(["tanh", "relu"]), st.booleans())
+def test_any_size_agrees_with_torch(batch, steps, input_size, hidden_size, nonlinearity, bias):
+    options = {"nonlinearity": nonlinearity, "bias": bias}
+    native, layer = pair(options, input_size, hidden_size)
+    x = torch.randn(batch, steps, input_size, dtype=torch.float64)
+    for ours, right in zip(layer(x), native(x), strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_gradcheck(num_layers):
+    torch.manual_seed(0)
+    layer = RNN(2, 3, num_layers, "linear", dtype=torch.float64)
+    x = torch.randn(2, 4, 2, dtype=torch.float64, requires_grad=True)
+    h0 = torch.randn(num_layers, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *sides: layer(*sides[:2]), (x, h0, *layer.parameters()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@each_layer
+def test_error_follows_the_dtype(options, dtype):
+    _, exact = pair(options, 3, 8)
+    torch.manual_seed(1)
+    x = torch.randn(5, 5, 3).to(dtype)
+    right = exact(x.double())[0]
+    _, layer = pair(options, 3, 8)
+    output, last = layer.to(dtype)(x)
+    assert output.dtype == last.dtype == dtype
+    error = (output.double() - right).norm() / right.norm()
+    assert error <= 8 * torch.finfo(dtype).eps
+
+
+def test_autocast_trains_float32_parameters():
+    _, layer = pair({}, dtype=torch.float32)
+    x = torch.randn(2, 5, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _ = layer(x)
+    assert output.dtype == torch.bfloat16
+    output.sum().backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in layer.parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("nonlinearity", ["linear", "tanh", "relu"])
+def test_the_states_solve_the_implicit_equation(nonlinearity, bias):
+    torch.manual_seed(0)
+    layer = RNN(2, 3, nonlinearity=nonlinearity, bias=bias, dtype=torch.float64)
+    x, h0 = torch.randn(6, 2, dtype=torch.float64), torch.randn(1, 3, dtype=torch.float64)
+    states = layer(x, h0)[0].reshape(-1)
+    n, b = layer.operators(6)
+    c = torch.zeros(6, 3, dtype=torch.float64)
+    c[0] = layer.weight_hh_l0 @ h0[0]
+    if bias:
+        c += layer.bias_ih_l0 + layer.bias_hh_l0
+    f = {"linear": lambda a: a, "tanh": torch.tanh, "relu": torch.relu}[nonlinearity]
+    right = f(n @ states + b @ x.reshape(-1) + c.reshape(-1))
+    torch.testing.assert_close(states, right, rtol=1e-12, atol=1e-12)
+
+
+def test_operators_of_a_layer_are_its_patterns_filled():
+    layer = RNN(2, 3, num_layers=2, nonlinearity="linear")
+    for which, input_size in ((0, 2), (1, 3)):
+        for pattern, right in zip(
+            layer.patterns(4, which), recurrence_patterns(4, input_size, 3), strict=True
+        ):
+            assert pattern.equals(right)
+        n, b = layer.operators(4, which)
+        assert torch.equal(n.to_dense()[3:6, :3], getattr(layer, f"weight_hh_l{which}"))
+        assert torch.equal(
+            b.to_dense()[3:6, input_size:][:, :input_size], getattr(layer, f"weight_ih_l{which}")
+        )
+    with pytest.raises(ValueError, match=r"layer must lie in 0\.\.1, got 2"):
+        layer.operators(4, 2)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9])
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_the_explicit_matrix_solves_the_operators(num_layers, steps):
+    torch.manual_seed(0)
+    layer = RNN(2, 3, num_layers, "linear", bias=False, dtype=torch.float64)
+    right = torch.eye(2 * steps, dtype=torch.float64)
+    for which in range(num_layers):
+        n, b = layer.operators(steps, which)
+        system = torch.eye(3 * steps, dtype=torch.float64) - n.to_dense()
+        right = torch.linalg.solve(system, b.to_dense() @ right)
+    matrix = layer.explicit(steps)
+    torch.testing.assert_close(matrix, right, rtol=1e-12, atol=1e-12)
+    x = torch.randn(steps, 2, dtype=torch.float64)
+    torch.testing.assert_close(
+        matrix @ x.reshape(-1), layer(x)[0].reshape(-1), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_the_adjoint_of_the_linear_layer_is_its_matrix_transposed():
+    torch.manual_seed(0)
+    layer = RNN(2, 3, nonlinearity="linear", dtype=torch.float64)
+    x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+    g = torch.randn(5, 3, dtype=torch.float64)
+    (adjoint,) = torch.autograd.grad(layer(x)[0], x, g)
+    right = layer.explicit(5).T @ g.reshape(-1)
+    torch.testing.assert_close(adjoint.reshape(-1), right, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_reach_the_parameters_through_the_explicit_matrix():
+    torch.manual_seed(0)
+    layer = RNN(2, 3, nonlinearity="linear", bias=False, dtype=torch.float64)
+    x = torch.randn(5, 2, dtype=torch.float64)
+    both = [
+        torch.autograd.grad(y.sin().sum(), list(layer.parameters()))
+        for y in (layer.explicit(5) @ x.reshape(-1), layer(x)[0].reshape(-1))
+    ]
+    for ours, right in zip(*both, strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_a_nonlinear_layer_has_no_explicit_matrix(nonlinearity):
+    with pytest.raises(TypeError, match=f"{nonlinearity} acts inside the recurrence"):
+        RNN(2, 3, nonlinearity=nonlinearity).explicit(4)
+
+
+def test_an_explicit_matrix_beyond_memory_is_refused():
+    with pytest.raises(MemoryError, match="40000000x20000000 matrix"):
+        RNN(2, 4, nonlinearity="linear").explicit(10_000_000)
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        pytest.param({"input_size": 0}, "input_size must be at least 1, got 0", id="input"),
+        pytest.param({"hidden_size": 0}, "hidden_size must be at least 1, got 0", id="hidden"),
+        pytest.param({"num_layers": 0}, "num_layers must be at least 1, got 0", id="layers"),
+        pytest.param({"nonlinearity": "gelu"}, "must be one of .*got 'gelu'", id="nonlinearity"),
+    ],
+)
+def test_layers_that_cannot_be_are_refused(options, rule):
+    with pytest.raises(ValueError, match=rule):
+        RNN(**{"input_size": 2, "hidden_size": 3} | options)
+
+
+@pytest.mark.parametrize(
+    ("x", "h0", "rule"),
+    [
+        pytest.param((4, 3), None, r"d=2, got \(4, 3\)", id="features"),
+        pytest.param((4,), None, r"d=2, got \(4,\)", id="one axis"),
+        pytest.param((1, 1, 4, 2), None, r"d=2, got", id="four axes"),
+        pytest.param((5, 0, 2), None, r"T >= 1", id="no step"),
+        pytest.param((5, 4, 2), (1, 4, 3), r"h0 .*got \(1, 4, 3\)", id="batch of h0"),
+        pytest.param((5, 4, 2), (2, 5, 3), r"num_layers=1.*got \(2, 5, 3\)", id="layers of h0"),
+        pytest.param((4, 2), (1, 1, 3), r"h0 .*got \(1, 1, 3\)", id="batched h0, one sequence"),
+        pytest.param((5, 4, 2), (1, 3), r"h0 .*got \(1, 3\)", id="one h0, a batch"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(x, h0, rule):
+    h0 = None if h0 is None else torch.zeros(h0)
+    with pytest.raises(ValueError, match=rule):
+        RNN(2, 3)(torch.zeros(x), h0)
+
+
+def test_repr_gives_the_arguments():
+    layer = RNN(2, 3, nonlinearity="linear", bias=False)
+    assert repr(layer) == (
+        "RNN(2, 3, num_layers=1, nonlinearity='linear', bias=False, batch_first=True)"
+    )
