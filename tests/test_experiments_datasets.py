@@ -105,7 +105,7 @@ def test_a_damaged_download_leaves_nothing_behind(release, tmp_path):
 
 def test_an_unreachable_release_says_where_to_put_it(release, tmp_path):
     (release / "train-images-idx3-ubyte.gz").unlink()
-    with pytest.raises(FileNotFoundError, match="SPARSEMAT_DATA.*404"):
+    with pytest.raises(FileNotFoundError, match=r"SPARSEMAT_DATA.*404"):
         datasets.load("mnist")
 
 

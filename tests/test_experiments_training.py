@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,12 +40,12 @@ def command(*arguments):
 
 def test_native_and_tied_agree_step_by_step_and_untied_does_not():
     losses = {
-        variant: torch.tensor(training.losses(QUICK, variant, 0, 24))
+        variant: np.array(training.losses(QUICK, variant, 0, 60))
         for variant in ("native", "tied", "untied")
     }
-    assert (losses["native"] - losses["tied"]).abs().max() < 1e-9
+    assert np.abs(losses["native"] - losses["tied"]).max() < 1e-9
     assert abs(losses["native"][0] - losses["untied"][0]) < 1e-12  # the same first matrices
-    assert (losses["native"] - losses["untied"]).abs().max() > 1e-3
+    assert np.abs(losses["native"] - losses["untied"]).max() > 1e-3
     assert losses["native"][-1] < losses["native"][0]
 
 

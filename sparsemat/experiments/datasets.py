@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -113,9 +112,8 @@ class PublishedFile:
                 except (OSError, ValueError) as error:  # no connection; a wrong checksum
                     reasons.append(f"{url}: {error}")
                     continue
-                with atomic(path) as partial, gzip.open(archive) as content:
-                    with partial.open("wb") as file:
-                        shutil.copyfileobj(content, file)
+                with atomic(path) as partial:
+                    partial.write_bytes(gzip.decompress(Path(archive).read_bytes()))
                 return
         raise FileNotFoundError(
             f"{path} is missing and could not be downloaded; put it there, or name the folder "

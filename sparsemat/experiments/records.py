@@ -53,7 +53,7 @@ def read(path: Path) -> dict:
     return record
 
 
-def read_all(folder: Path, experiment: str | None = None) -> list[dict]:
+def read_all(folder: Path | str, experiment: str | None = None) -> list[dict]:
     """The records of a folder, of one experiment or of all, by name of file."""
     return [read(path) for path in sorted(Path(folder).glob(f"{experiment or '*'}-*.json"))]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812  the name everybody uses
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
