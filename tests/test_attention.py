@@ -333,11 +333,11 @@ def test_autocast_trains_float32_parameters(mask, softmax):
 def test_matrices_beyond_memory_are_refused():
     layer = SelfAttention(64, 2)
     x = torch.zeros(1, 64).expand(1_000_000, 64)
-    with pytest.raises(MemoryError, match="the attention matrices .* GiB"):
+    with pytest.raises(MemoryError, match=r"the attention matrices .* GiB"):
         layer.attention(x)
-    with pytest.raises(MemoryError, match="the matrix of the attention .* GiB"):
+    with pytest.raises(MemoryError, match=r"the matrix of the attention .* GiB"):
         layer.matrix(x)
-    with pytest.raises(MemoryError, match="the core .* GiB"):
+    with pytest.raises(MemoryError, match=r"the core .* GiB"):
         SelfAttention(1024, 2, softmax=False).core()
 
 

@@ -11,7 +11,6 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 BAND_BLOCK = 64
-CHUNK = 64
 
 
 def form(
@@ -42,7 +41,7 @@ def form(
         return "square"
     if not causal:
         return "state"
-    return "chunks" if tokens > CHUNK else "square"
+    return "chunks" if tokens > 2 * _chunk(dim) else "square"
 
 
 def attend(
@@ -104,11 +103,17 @@ def scores(
         Tensor of shape ``(..., T, T)``; entry ``[i, j]`` is what token i takes from token j.
     """
     tokens, dim = q.shape[-2:]
-    result = (q * dim**-0.5) @ k.mT
-    if causal or window is not None:
-        absent = float("-inf") if softmax else 0.0
-        result = result.masked_fill(~allowed(tokens, causal, window, q.device), absent)
-    return result.softmax(-1) if softmax else result
+    masked = causal or window is not None
+    if not softmax:
+        result = (q * dim**-0.5) @ k.mT
+        return result * allowed(tokens, causal, window, q.device) if masked else result
+    mask = q.new_zeros(1, tokens, tokens) if masked else q.new_zeros(1, 1, 1)
+    if masked:
+        mask.masked_fill_(~allowed(tokens, causal, window, q.device), float("-inf"))
+    flat_q, flat_k = (side.reshape(-1, tokens, dim) for side in (q, k))
+    # one pass: mask and scale go into the product
+    result = torch.baddbmm(mask, flat_q, flat_k.mT, alpha=dim**-0.5)
+    return result.softmax(-1).view(*q.shape[:-1], tokens)
 
 
 def allowed(tokens: int, causal: bool, window: int | None, device: torch.device) -> torch.Tensor:
@@ -123,11 +128,18 @@ def allowed(tokens: int, causal: bool, window: int | None, device: torch.device)
     return mask
 
 
+def _chunk(dim: int) -> int:
+    """Length of a chunk: as long as a state is high, so that both products cost the same."""
+    return max(32, dim)
+
+
 def _chunks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    tokens = q.shape[-2]
-    q, k, v = (_split(side, CHUNK) for side in (q, k, v))
+    tokens, dim = q.shape[-2:]
+    q, k, v = (_split(side, _chunk(dim)) for side in (q, k, v))
     sums = k[..., :-1, :, :].mT @ v[..., :-1, :, :]
-    state = pad(sums.cumsum(-3), (0, 0, 0, 0, 1, 0))  # what earlier chunks have left
+    wide = torch.promote_types(sums.dtype, torch.float32)
+    # what earlier chunks have left
+    state = pad(sums.cumsum(-3, dtype=wide).to(sums.dtype), (0, 0, 0, 0, 1, 0))
     result = (q @ k.mT).tril() @ v + q @ state
     return result.flatten(-3, -2)[..., :tokens, :]
 
