@@ -16,6 +16,7 @@ from sparsemat import (
 )
 from sparsemat.products import GatherProduct, GeneralProduct, choose, matmul
 from sparsemat.products.attention import attend, form, scores
+from sparsemat.products.recurrence import form as recurrence_form
 from sparsemat.products.recurrence import recurrence
 
 
@@ -288,11 +289,12 @@ def test_the_linear_recurrence_is_the_block_bidiagonal_system(diagonal):
     torch.testing.assert_close(recurrence(u, weight).reshape(-1), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("steps", [20, 300])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @full_and_diagonal
 @each_recurrence
-def test_error_of_the_recurrence_follows_the_dtype(activation, diagonal, dtype):
-    arguments = recurrent_inputs(20, diagonal=diagonal, dtype=dtype)
+def test_error_of_the_recurrence_follows_the_dtype(activation, diagonal, dtype, steps):
+    arguments = recurrent_inputs(steps, diagonal=diagonal, dtype=dtype)
     states = recurrence(*arguments, activation)
     wide = [side.detach().double().requires_grad_() for side in arguments]
     right = by_substitution(*wide, activation)
@@ -337,6 +339,32 @@ def test_an_empty_batch_has_no_states(activation, diagonal):
     assert states.shape == (40, 0, 3)
     grads = torch.autograd.grad(states.sum(), arguments)
     assert all(not grad.any() for grad in grads)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "activation", "device", "expected"),
+    [
+        pytest.param((168, 1, 64), "linear", "cpu", "chunks", id="small steps"),
+        pytest.param((168, 64, 64), "linear", "cpu", "steps", id="large steps"),
+        pytest.param((168, 64, 64), "linear", "cuda", "chunks", id="large steps on a GPU"),
+        pytest.param((20, 1, 64), "linear", "cpu", "steps", id="few steps"),
+        pytest.param((168, 1, 64), "tanh", "cuda", "steps", id="tanh"),
+        pytest.param((168, 1, 64), "relu", "cpu", "steps", id="relu"),
+    ],
+)
+def test_the_form_of_the_recurrence_follows_the_sizes(sizes, activation, device, expected):
+    assert recurrence_form(*sizes, activation, torch.device(device)) == expected
+
+
+@full_and_diagonal
+def test_both_forms_of_the_linear_recurrence_agree(diagonal, monkeypatch):
+    arguments, results = recurrent_inputs(101, diagonal=diagonal), []
+    for small in (0, 10**9):
+        monkeypatch.setattr("sparsemat.products.recurrence.SMALL_STEP", small)
+        states = recurrence(*arguments)
+        results.append((states, *torch.autograd.grad(states.sin().sum(), arguments)))
+    for chunks, steps in zip(*results, strict=True):
+        torch.testing.assert_close(chunks, steps, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize(

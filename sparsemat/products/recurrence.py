@@ -8,8 +8,12 @@ matrix product over all steps.
 
 from __future__ import annotations
 
+from itertools import pairwise
+from math import isqrt
+
 import torch
 
+SMALL_STEP = 512  # entries of a state below which a step is mostly overhead
 ACTIVATIONS = ("tanh", "relu", "linear")
 
 
@@ -55,18 +59,41 @@ def recurrence(
     return _Recurrence.apply(inputs, weight, initial, activation)
 
 
+def form(steps: int, n: int, h: int, activation: str, device: torch.device) -> str:
+    """Which form of the product serves a case, from its sizes alone.
+
+    Args:
+        steps: Length T of the sequence.
+        n: Number of sequences.
+        h: Units of the state.
+        activation: The activation.
+        device: Where the tensors live.
+
+    Returns:
+        ``"steps"``: one product a step. ``"chunks"``: all chunks of about sqrt(T) steps advance
+        together from zero, then the states at their borders are carried through; twice the work in
+        far fewer calls, so only for a linear recurrence whose steps are small or on a GPU.
+    """
+    small = device.type != "cpu" or n * h <= SMALL_STEP
+    return "chunks" if activation == "linear" and steps >= 32 and small else "steps"
+
+
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, inputs, weight, initial, activation):
-        states = torch.empty_like(inputs, memory_format=torch.contiguous_format)
         forward = weight if weight.ndim == 1 else weight.mT
-        state = initial
-        for u, out in zip(inputs.unbind(), states.unbind(), strict=True):
-            state = _step(u, state, forward, out)
-            if activation == "tanh":
-                state.tanh_()
-            elif activation == "relu":
-                state.relu_()
+        ctx.form = form(*inputs.shape, activation, inputs.device)
+        if ctx.form == "chunks":
+            states = _by_chunks(inputs, forward, initial)
+        else:
+            states = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+            state = initial
+            for u, out in zip(inputs.unbind(), states.unbind(), strict=True):
+                state = _step(u, state, forward, out)
+                if activation == "tanh":
+                    state.tanh_()
+                elif activation == "relu":
+                    state.relu_()
         ctx.save_for_backward(weight, initial, states)
         ctx.activation = activation
         return states
@@ -75,27 +102,64 @@ class _Recurrence(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         weight, initial, states = ctx.saved_tensors
-        solution = torch.empty_like(states)
-        later = None
-        steps = zip(grad.unbind(), states.unbind(), solution.unbind(), strict=True)
-        for g, state, out in reversed(list(steps)):
-            if later is None:
-                out.copy_(g)
-            else:
-                _step(g, later, weight, out)
-            if ctx.activation == "tanh":
-                torch.ops.aten.tanh_backward.grad_input(out, state, grad_input=out)
-            elif ctx.activation == "relu":
-                torch.ops.aten.threshold_backward.grad_input(out, state, 0, grad_input=out)
-            later = out
+        if ctx.form == "chunks":
+            solution = _by_chunks(grad.flip(0), weight, torch.zeros_like(initial)).flip(0)
+        else:
+            solution = torch.empty_like(states)
+            later = None
+            steps = zip(grad.unbind(), states.unbind(), solution.unbind(), strict=True)
+            for g, state, out in reversed(list(steps)):
+                if later is None:
+                    out.copy_(g)
+                else:
+                    _step(g, later, weight, out)
+                if ctx.activation == "tanh":
+                    torch.ops.aten.tanh_backward.grad_input(out, state, grad_input=out)
+                elif ctx.activation == "relu":
+                    torch.ops.aten.threshold_backward.grad_input(out, state, 0, grad_input=out)
+                later = out
         grad_weight = grad_initial = None
         if ctx.needs_input_grad[1]:
             grad_weight = _outer(solution[0], initial, weight)
             if len(states) > 1:
                 grad_weight += _outer(solution[1:].flatten(0, 1), states[:-1].flatten(0, 1), weight)
         if ctx.needs_input_grad[2]:
-            grad_initial = later * weight if weight.ndim == 1 else later @ weight
+            grad_initial = _times(solution[0], weight)
         return solution, grad_weight, grad_initial, None
+
+
+def _by_chunks(inputs: torch.Tensor, weight: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
+    """The states of the linear recurrence ``h_t = h_{t-1} @ weight + u_t``, chunk by chunk."""
+    steps, n, h = inputs.shape
+    length = max(2, isqrt(steps) // 2)
+    chunks = steps // length
+    whole = chunks * length
+    # (length, chunks * n, h): one step of every chunk lies together
+    local = inputs[:whole].view(chunks, length, n, h).transpose(0, 1).reshape(length, -1, h)
+    local = local.clone() if local.data_ptr() == inputs.data_ptr() else local
+    for before, after in pairwise(local.unbind()):
+        _step(after, before, weight, after)
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    powers = [wide]
+    for _ in range(length - 1):
+        powers.append(_times(powers[-1], wide))
+    powers = torch.stack(powers).to(weight.dtype)
+    ends, state, carried = local[-1].view(chunks, n, h), initial, []
+    for end in ends.unbind():
+        carried.append(state)
+        state = end + _times(state, powers[-1])
+    carried = torch.cat(carried)
+    if weight.ndim == 1:
+        local.addcmul_(carried, powers[:, None])
+    else:
+        local.baddbmm_(carried.expand(length, -1, -1), powers)
+    states = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+    states[:whole].view(chunks, length, n, h).copy_(
+        local.view(length, chunks, n, h).transpose(0, 1)
+    )
+    for t in range(whole, steps):
+        state = _step(inputs[t], state, weight, states[t])
+    return states
 
 
 def _step(u: torch.Tensor, state: torch.Tensor, weight: torch.Tensor, out: torch.Tensor):
@@ -103,6 +167,10 @@ def _step(u: torch.Tensor, state: torch.Tensor, weight: torch.Tensor, out: torch
     if weight.ndim == 1:
         return torch.addcmul(u, state, weight, out=out)
     return torch.addmm(u, state, weight, out=out)
+
+
+def _times(state: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return state * weight if weight.ndim == 1 else state @ weight
 
 
 def _outer(left: torch.Tensor, right: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
