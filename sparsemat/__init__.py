@@ -19,12 +19,16 @@ from .data2matrix import (
 )
 from .matrix import SparseMatrix
 from .pattern import Pattern
-from .pooling import avg_pool_pattern
+from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool2d, avg_pool_pattern
 from .recurrence import RNN, recurrence_patterns
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
+    "MaxPool2d",
     "Conv1d",
     "Conv2d",
     "Conv3d",

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from .convolution import as_tuple
+from .matrix import SparseMatrix
 from .pattern import Pattern
+from .products import GatherProduct, GeneralProduct, choose
 
 
 def avg_pool_pattern(
@@ -47,39 +49,17 @@ def avg_pool_pattern(
 
     Source: paper 4.2.2, chapter "Pooling".
     """
-    if channels < 1:
-        raise ValueError(f"channels must be at least 1, got {channels}")
-    if divisor_override is not None and divisor_override < 1:
-        raise ValueError(f"divisor_override must be at least 1, got {divisor_override}")
-    size = as_tuple("input_size", input_size)
-    windows = pool_windows(size, kernel_size, stride, padding, ceil_mode)
-    inside, pixel = np.ones((1, 1), dtype=bool), np.zeros((1, 1), dtype=np.int64)
-    padded = np.ones(1, dtype=np.int64)  # cells of a window inside the padded input
-    for length, (read, in_padded) in zip(size, windows, strict=True):
-        valid = (read >= 0) & (read < length)
-        inside = (inside[:, None, :, None] & valid[None, :, None, :]).reshape(
-            len(inside) * len(read), -1
-        )
-        pixel = (pixel[:, None, :, None] * length + read[None, :, None, :]).reshape(inside.shape)
-        padded = (padded[:, None] * in_padded.sum(1)).reshape(-1)
-    outputs, taps = pixel.shape
-
-    divisor = padded if count_include_pad else inside.sum(1)
-    if divisor_override is not None:
-        divisor = np.full(outputs, divisor_override)
-    divisors, which = np.unique(divisor, return_inverse=True)
-    shape = (channels, outputs, taps)
-    kept = np.broadcast_to(inside, shape)
-    channel = np.arange(channels).reshape(-1, 1, 1)
-    position = np.arange(outputs).reshape(-1, 1)
-    pattern = Pattern(
-        (channels * outputs, channels * prod(size)),
-        np.broadcast_to(channel * outputs + position, shape)[kept],
-        np.broadcast_to(channel * prod(size) + pixel, shape)[kept],
-        np.broadcast_to(which[:, None], shape)[kept],
-        len(divisors),
+    pattern, divisors = _avg_pool(
+        channels,
+        input_size,
+        kernel_size,
+        stride=stride,
+        padding=padding,
+        ceil_mode=ceil_mode,
+        count_include_pad=count_include_pad,
+        divisor_override=divisor_override,
     )
-    return pattern, 1 / torch.from_numpy(divisors).to(torch.get_default_dtype())
+    return pattern, 1 / divisors.to(torch.get_default_dtype())
 
 
 def pool_windows(
@@ -128,3 +108,286 @@ def pool_windows(
         read = s * np.arange(count)[:, None] + d * np.arange(k) - p
         windows.append((read, read < n + p))
     return windows
+
+
+class _MatrixAvgPool:
+    """What the three layers share; stands before the torch layer of the same dimension."""
+
+    dims: int
+    divisor_override = None  # torch's 1-D layer has none
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        input_size: int | Sequence[int],
+        stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> None:
+        input_size = as_tuple("input_size", input_size, self.dims)
+        windows = pool_windows(input_size, kernel_size, stride, padding, ceil_mode)
+        super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad)
+        if divisor_override is not None:
+            if divisor_override < 1:
+                raise ValueError(f"divisor_override must be at least 1, got {divisor_override}")
+            self.divisor_override = divisor_override
+        self.input_size, self.output_size = input_size, tuple(len(read) for read, _ in windows)
+        self._products = {}
+
+    def pattern(self, channels: int = 1) -> Pattern:
+        """Where the matrix for images of so many channels is nonzero."""
+        return self._pattern(channels)[0]
+
+    def matrix(self, channels: int = 1) -> SparseMatrix:
+        """The averaging matrix for images of so many channels, in torch's default dtype."""
+        pattern, divisors = self._pattern(channels)
+        return pattern.fill(1 / divisors.to(torch.get_default_dtype()))
+
+    def product(self, channels: int = 1) -> GatherProduct | GeneralProduct:
+        """The product that multiplies by the matrix; made once a number of channels."""
+        return self._product(channels)[0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Average the windows of every image.
+
+        Args:
+            x: Images ``(N, channels, *input_size)``, or one without the batch axis.
+
+        Returns:
+            Tensor ``(N, channels, *output_size)``, or one without the batch axis, features first in
+            memory.
+
+        Raises:
+            ValueError: ``x`` has another shape.
+        """
+        images = _images(x, self.input_size)
+        channels = images.shape[1]
+        product, divisors = self._product(channels)
+        y = product(1 / divisors.to(x.device, x.dtype), images.flatten(1).t())
+        y = y.t().unflatten(1, (channels, *self.output_size))
+        return y if x.ndim == images.ndim else y[0]
+
+    def extra_repr(self) -> str:
+        """The arguments that torch shows, and the size of the images."""
+        return f"{super().extra_repr()}, input_size={self.input_size}"
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_products": {}}
+
+    def _pattern(self, channels: int) -> tuple[Pattern, torch.Tensor]:
+        return _avg_pool(
+            channels,
+            self.input_size,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            ceil_mode=self.ceil_mode,
+            count_include_pad=self.count_include_pad,
+            divisor_override=self.divisor_override,
+        )
+
+    def _product(self, channels: int) -> tuple[GatherProduct | GeneralProduct, torch.Tensor]:
+        if channels not in self._products:
+            pattern, divisors = self._pattern(channels)
+            self._products[channels] = choose(pattern), divisors
+        return self._products[channels]
+
+
+class AvgPool1d(_MatrixAvgPool, torch.nn.AvgPool1d):
+    """1-D average pooling as a product with its sparse matrix; see :class:`AvgPool2d`."""
+
+    dims = 1
+
+
+class AvgPool2d(_MatrixAvgPool, torch.nn.AvgPool2d):
+    """2-D average pooling as a product with its sparse matrix.
+
+    Args:
+        kernel_size: Size of the window.
+        input_size: Height and width of the images; any number of channels is served.
+        stride: Step between windows; the window's size if None.
+        padding: Zeros added on both sides, at most half the window.
+        ceil_mode: Whether a last window that starts inside the input may reach beyond it.
+        count_include_pad: Whether padded zeros count in the divisor.
+        divisor_override: The divisor to use instead.
+
+    Raises:
+        ValueError: As :func:`avg_pool_pattern`.
+
+    Source: paper 4.2.2, chapter "Pooling".
+    """
+
+    dims = 2
+
+
+class AvgPool3d(_MatrixAvgPool, torch.nn.AvgPool3d):
+    """3-D average pooling as a product with its sparse matrix; see :class:`AvgPool2d`."""
+
+    dims = 3
+
+
+class MaxPool2d(torch.nn.MaxPool2d):
+    r"""2-D max pooling as a product with a matrix chosen by the data, $y = S(x) x$.
+
+    Every row of S(x) holds a single one, at the first maximiser of its window in row-major order.
+    The gradient is $S(x)^T \bar y$.
+
+    Args:
+        kernel_size: Size of the window.
+        input_size: Height and width of the images; any number of channels is served.
+        stride: Step between windows; the window's size if None.
+        padding: Cells added on both sides that are never chosen, at most half the window.
+        dilation: Step between the cells of a window.
+        ceil_mode: Whether a last window that starts inside the input may reach beyond it.
+
+    Raises:
+        ValueError: An argument is out of range, or a window holds no cell of the input.
+
+    Source: paper 4.2.2, chapter "Pooling".
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        input_size: int | Sequence[int],
+        stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        ceil_mode: bool = False,
+    ) -> None:
+        input_size = as_tuple("input_size", input_size, 2)
+        windows = pool_windows(input_size, kernel_size, stride, padding, ceil_mode, dilation)
+        super().__init__(kernel_size, stride, padding, dilation, ceil_mode=ceil_mode)
+        self.input_size, self.output_size = input_size, tuple(len(read) for read, _ in windows)
+        inside, pixel = _combine(input_size, [read for read, _ in windows])
+        if not inside.any(1).all():
+            raise ValueError(
+                "every window must hold a cell of the input, got a window beyond it with "
+                f"input_size={input_size}, padding={padding} and dilation={dilation}"
+            )
+        # row k: the k-th cell of every window, -1 outside; no buffer, as torch saves no state
+        self._cells = torch.from_numpy(np.where(inside, pixel, -1).T.copy())
+
+    def selection(self, x: torch.Tensor) -> SparseMatrix:
+        """The matrix S(x) of one image, whose only values are ones.
+
+        Args:
+            x: One image ``(channels, *input_size)``.
+
+        Returns:
+            Matrix of shape ``(channels * prod(output), channels * prod(input))``, one triple a row.
+
+        Raises:
+            ValueError: ``x`` has another shape.
+        """
+        if x.ndim != 3:
+            raise ValueError(f"x must be one image (C, *{self.input_size}), got {tuple(x.shape)}")
+        images = _images(x, self.input_size)
+        chosen = self._first_maximisers(images.detach().flatten(2).permute(1, 2, 0))[..., 0]
+        channels, outputs = chosen.shape
+        pixels = prod(self.input_size)
+        col = (chosen.cpu().numpy() + pixels * np.arange(channels)[:, None]).reshape(-1)
+        shape = channels * outputs, channels * pixels
+        pattern = Pattern(shape, np.arange(shape[0]), col, np.zeros_like(col), 1)
+        return pattern.fill(x.new_ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Select the first maximiser of every window.
+
+        Args:
+            x: Images ``(N, channels, *input_size)``, or one without the batch axis.
+
+        Returns:
+            Tensor ``(N, channels, *output_size)``, or one without the batch axis, features first in
+            memory.
+
+        Raises:
+            ValueError: ``x`` has another shape.
+        """
+        images = _images(x, self.input_size)
+        features = images.flatten(2).permute(1, 2, 0)  # (channels, pixels, N)
+        y = features.gather(1, self._first_maximisers(features.detach()))
+        y = y.permute(2, 0, 1).unflatten(2, self.output_size)
+        return y if x.ndim == 4 else y[0]
+
+    def extra_repr(self) -> str:
+        """The arguments that torch shows, and the size of the images."""
+        return f"{super().extra_repr()}, input_size={self.input_size}"
+
+    def _first_maximisers(self, features: torch.Tensor) -> torch.Tensor:
+        """The pixel that each output selects, ``(channels, outputs, N)``."""
+        cells = self._cells = self._cells.to(features.device)
+        first = cells.gather(0, (cells >= 0).to(torch.uint8).argmax(0, keepdim=True))[0]
+        best = features.index_select(1, first)
+        chosen = first[:, None].expand(best.shape).contiguous()
+        for cell in cells:
+            value = features.index_select(1, cell.clamp(min=0))
+            better = (value > best) | value.isnan()  # as torch: a later NaN wins
+            better &= (cell >= 0)[:, None]
+            best = torch.where(better, value, best)
+            chosen = torch.where(better, cell[:, None], chosen)
+        return chosen
+
+
+def _avg_pool(
+    channels: int,
+    input_size: int | Sequence[int],
+    kernel_size: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> tuple[Pattern, torch.Tensor]:
+    """:func:`avg_pool_pattern` with the divisors, integers, in place of their inverses."""
+    if channels < 1:
+        raise ValueError(f"channels must be at least 1, got {channels}")
+    if divisor_override is not None and divisor_override < 1:
+        raise ValueError(f"divisor_override must be at least 1, got {divisor_override}")
+    size = as_tuple("input_size", input_size)
+    windows = pool_windows(size, kernel_size, stride, padding, ceil_mode)
+    inside, pixel = _combine(size, [read for read, _ in windows])
+    padded = np.ones(1, dtype=np.int64)  # cells of a window inside the padded input
+    for _, in_padded in windows:
+        padded = (padded[:, None] * in_padded.sum(1)).reshape(-1)
+    outputs, taps = pixel.shape
+
+    divisor = padded if count_include_pad else inside.sum(1)
+    if divisor_override is not None:
+        divisor = np.full(outputs, divisor_override)
+    divisors, which = np.unique(divisor, return_inverse=True)
+    shape = (channels, outputs, taps)
+    kept = np.broadcast_to(inside, shape)
+    channel = np.arange(channels).reshape(-1, 1, 1)
+    position = np.arange(outputs).reshape(-1, 1)
+    pattern = Pattern(
+        (channels * outputs, channels * prod(size)),
+        np.broadcast_to(channel * outputs + position, shape)[kept],
+        np.broadcast_to(channel * prod(size) + pixel, shape)[kept],
+        np.broadcast_to(which[:, None], shape)[kept],
+        len(divisors),
+    )
+    return pattern, torch.from_numpy(divisors)
+
+
+def _combine(size: Sequence[int], reads: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Flatten the axes' reads to ``(outputs, cells)``: whether inside the input, and the pixel."""
+    inside, pixel = np.ones((1, 1), dtype=bool), np.zeros((1, 1), dtype=np.int64)
+    for length, read in zip(size, reads, strict=True):
+        valid = (read >= 0) & (read < length)
+        inside = inside[:, None, :, None] & valid[None, :, None, :]
+        pixel = pixel[:, None, :, None] * length + read[None, :, None, :]
+        shape = inside.shape[0] * inside.shape[1], -1
+        inside, pixel = inside.reshape(shape), pixel.reshape(shape)
+    return inside, pixel
+
+
+def _images(x: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """``x`` with a batch axis, after its shape is found right."""
+    dims = len(size)
+    if x.ndim not in (dims + 1, dims + 2) or x.shape[x.ndim - dims :] != size:
+        raise ValueError(f"x must have shape (N, C, *{size}) or (C, *{size}), got {tuple(x.shape)}")
+    return x if x.ndim == dims + 2 else x[None]
