@@ -1,0 +1,74 @@
+"""The built book: reads offline, shows no raw markup, and every internal link resolves."""
+
+import re
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+HTML = Path(__file__).resolve().parent.parent / "_build" / "html"
+PAGES = sorted(
+    str(path.relative_to(HTML))
+    for folder in ("book", "notebooks")
+    for path in (HTML / folder).rglob("*.html")
+)
+pytestmark = pytest.mark.skipif(not PAGES, reason="no built book: run `make book`")
+CASES = PAGES or ["none"]
+RAW = re.compile(r":::|\{prf:|\{code-cell\}|\{cite\}|\{numref\}|\{eq\}")
+
+
+@cache
+def soup(page: Path) -> BeautifulSoup:
+    return BeautifulSoup(page.read_text(), "html.parser")
+
+
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    return frozenset(tag["id"] for tag in soup(page).find_all(id=True))
+
+
+@pytest.mark.parametrize("page", CASES)
+def test_nothing_is_loaded_from_another_host(page):
+    loads = [tag.get("src") for tag in soup(HTML / page).find_all(["script", "img", "iframe"])]
+    loads += [
+        tag.get("href")
+        for tag in soup(HTML / page).find_all("link")
+        if {"stylesheet", "preload", "icon"} & set(tag.get("rel", []))
+    ]
+    assert [url for url in loads if url and urlsplit(url).netloc] == []
+
+
+@pytest.mark.parametrize("page", CASES)
+def test_no_raw_markup_is_shown(page):
+    article = BeautifulSoup(str(soup(HTML / page).find("article")), "html.parser")
+    for code in article.find_all(["pre", "code", "script"]):
+        code.decompose()
+    assert RAW.findall(article.get_text()) == []
+
+
+@pytest.mark.parametrize("page", CASES)
+def test_every_internal_link_resolves(page):
+    broken = []
+    here = HTML / page
+    for tag in soup(here).find_all("a", href=True):
+        url = urlsplit(tag["href"])
+        if url.scheme or url.netloc:
+            continue
+        target = (here.parent / unquote(url.path)).resolve() if url.path else here
+        if not target.is_file() or (
+            url.fragment
+            and target.suffix == ".html"
+            and unquote(url.fragment) not in anchors(target)
+        ):
+            broken.append(tag["href"])
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", CASES)
+def test_every_image_exists_and_has_a_description(page):
+    for tag in soup(HTML / page).find("article").find_all("img"):
+        assert (HTML / page).parent.joinpath(unquote(tag["src"])).is_file(), tag["src"]
+        alt = tag.get("alt", "")
+        assert alt and not alt.endswith(".png"), f"{tag['src']} lacks alt text"
