@@ -18,7 +18,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import pooch
 import torch
 from torch import Tensor
 
@@ -65,7 +64,11 @@ def load(name: str) -> Dataset:
 
 def folder() -> Path:
     """Where data files are kept: ``SPARSEMAT_DATA``, or the user's cache folder."""
-    return Path(os.environ.get("SPARSEMAT_DATA") or pooch.os_cache("sparsemat"))
+    if named := os.environ.get("SPARSEMAT_DATA"):
+        return Path(named)
+    import pooch  # warns in a notebook without widgets, so only where it is needed
+
+    return Path(pooch.os_cache("sparsemat"))
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ class PublishedFile:
         return path
 
     def _download(self, path: Path) -> None:
+        import pooch
+
         path.parent.mkdir(parents=True, exist_ok=True)
         reasons = []
         for url in self.urls:
