@@ -177,7 +177,7 @@ def test_outputs_and_gradients_are_those_of_torch(mask, bias, shape):
         torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-10)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 12), st.integers(1, 3), st.integers(1, 3), st.booleans())
 def test_any_size_agrees_with_torch(batch, tokens, heads, head_dim, causal):
     native, layer = pair({"causal": causal}, heads * head_dim, heads)

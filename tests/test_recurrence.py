@@ -100,7 +100,7 @@ def test_outputs_and_gradients_are_those_of_torch(options, batch, start):
         torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-10)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sizes, sizes, sizes, sizes, st.sampled_from(["tanh", "relu"]), st.booleans())
 def test_any_size_agrees_with_torch(batch, steps, input_size, hidden_size, nonlinearity, bias):
     options = {"nonlinearity": nonlinearity, "bias": bias}

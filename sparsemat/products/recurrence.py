@@ -134,9 +134,9 @@ def _by_chunks(inputs: torch.Tensor, weight: torch.Tensor, initial: torch.Tensor
     length = max(2, isqrt(steps) // 2)
     chunks = steps // length
     whole = chunks * length
-    # (length, chunks * n, h): one step of every chunk lies together
-    local = inputs[:whole].view(chunks, length, n, h).transpose(0, 1).reshape(length, -1, h)
-    local = local.clone() if local.data_ptr() == inputs.data_ptr() else local
+    # one step of every chunk lies together
+    local = inputs[:whole].view(chunks, length, n, h).transpose(0, 1)
+    local = local.clone(memory_format=torch.contiguous_format).view(length, chunks * n, h)
     for before, after in pairwise(local.unbind()):
         _step(after, before, weight, after)
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
