@@ -146,7 +146,7 @@ class Pattern:
         """Every pair of triples that meet in a product ``self @ other``.
 
         Returns:
-            Two integer arrays of one length, each pair once:
+            Two integer arrays of one length, each pair once, with
             ``self.col[left] == other.row[right]``.
 
         Raises:
