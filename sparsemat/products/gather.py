@@ -6,9 +6,9 @@ weights. Tied or not, such a pattern is a batch of ``G`` small dense matrices ov
     y[rows[g, m, l]] = sum_k theta[params[g, m, k]] * x[cols[g, k, l]].
 
 Tied: one group a channel group, ``l`` runs over positions. Untied: one group a position, ``l`` is
-alone. The form is found in the index arrays, so any pattern that has it is served, whatever layer it
-came from. Rows are gathered block by block into a reused buffer: nothing of the size of an unfolded
-image is ever stored, and the backward pass gathers again instead of saving.
+alone. The form is found in the index arrays, so any pattern that has it is served, whatever layer
+it came from. Rows are gathered block by block into a reused buffer: nothing of the size of an
+unfolded image is ever stored, and the backward pass gathers again instead of saving.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class _GatheredProduct(torch.autograd.Function):
 def _theta_gradient(
     product: GatherProduct, theta: torch.Tensor, x: torch.Tensor, incoming: torch.Tensor
 ) -> torch.Tensor:
-    """Sums over positions and vectors of outgoing gradient times gathered input, a parameter each."""
+    """For each parameter, outgoing gradient times gathered input, summed over positions."""
     wide = torch.promote_types(x.dtype, torch.float32)
     grad = theta.new_zeros(theta.shape, dtype=wide)
     groups, outputs, slots, positions = product.sizes
@@ -290,8 +290,8 @@ def _tables(
     part = np.empty(pattern.shape[0], dtype=np.int64)
     part[used] = part_of_row
 
-    # Slots of a part: tied rows align by parameter (one that a row uses twice takes two slots), rows
-    # that share nothing by column.
+    # Slots of a part: tied rows align by parameter (one that a row uses twice takes two slots),
+    # rows that share nothing by column.
     row, col, index = _sorted_triples(pattern, by_column=positions == 1)
     if positions == 1:
         slot = _count_within_runs(row[1:] != row[:-1])

@@ -1,7 +1,8 @@
 """The product with any sparse pattern: compressed rows, summed by ``embedding_bag``.
 
-torch's own CSR autograd is not used: it builds a dense gradient. Here the gradient of the vectors is
-the product with the transposed pattern, and the gradient of the values is taken at the pattern only.
+torch's own CSR autograd is not used: it builds a dense gradient. Here the gradient of the vectors
+is the product with the transposed pattern, and the gradient of the values is taken at the pattern
+only.
 """
 
 from __future__ import annotations
