@@ -69,7 +69,7 @@ EXPERIMENTS = {
         variants=("native", "tied", "untied"),
         profiles={
             "full": _MNIST,
-            "quick": replace(_MNIST, dataset="mnist-sample", batch_size=50, epochs=8),
+            "quick": replace(_MNIST, dataset="mnist-sample", batch_size=50, epochs=6),
         },
         paper={
             "native": {"metric": 90.60, "epoch": 46},
