@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LINES = sum([PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()], [])
+GROUPS = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+LINES = [line for group in GROUPS for line in group]
 (EXAMPLE,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
