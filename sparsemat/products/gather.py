@@ -49,7 +49,7 @@ class Block(NamedTuple):
 
 
 class GatherProduct:
-    """``W(theta) @ x`` for a regular pattern. Made by :meth:`detect`.
+    """``W(theta) @ x`` for a regular pattern. Made by ``detect``.
 
     Args:
         pattern: The pattern of W.
