@@ -1,6 +1,7 @@
 """Neural-network layers as sparsity patterns filled with parameters."""
 
 from .attention import SelfAttention, attention_pattern, third_order
+from .convert import from_module, to_matrix
 from .convolution import Conv1d, Conv2d, Conv3d, conv_pattern
 from .data2matrix import (
     channels_last_order,
@@ -25,6 +26,8 @@ from .recurrence import RNN, recurrence_patterns
 __version__ = "0.1.0"
 
 __all__ = [
+    "from_module",
+    "to_matrix",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",

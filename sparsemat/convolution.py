@@ -203,6 +203,23 @@ def check_channels(in_channels: int, out_channels: int, groups: int) -> None:
             raise ValueError(f"groups must divide {name}, got groups={groups} and {name}={value}")
 
 
+def output_size(
+    input_size: tuple[int, ...],
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: int | str | Sequence,
+    dilation: tuple[int, ...],
+    padding_mode: str = "zeros",
+) -> tuple[int, ...]:
+    """Spatial size of a convolution's output.
+
+    Raises:
+        ValueError: The output would be empty, or the padding does not fit its mode.
+    """
+    reads = _reads(input_size, kernel_size, stride, padding, dilation, padding_mode)
+    return tuple(len(read) for read in reads)
+
+
 def _reads(
     size: tuple[int, ...],
     kernel: tuple[int, ...],
@@ -260,7 +277,7 @@ class _MatrixConv:
         if not isinstance(padding, str):
             padding = as_tuple("padding", padding, self.dims, least=0)
         check_channels(in_channels, out_channels, groups)
-        reads = _reads(input_size, kernel_size, stride, padding, dilation, padding_mode)
+        outputs = output_size(input_size, kernel_size, stride, padding, dilation, padding_mode)
         super().__init__(
             in_channels,
             out_channels,
@@ -274,7 +291,7 @@ class _MatrixConv:
             device,
             dtype,
         )
-        self.input_size, self.output_size = input_size, tuple(len(read) for read in reads)
+        self.input_size, self.output_size = input_size, outputs
         if not tied:
             self._untie()
 

@@ -49,7 +49,7 @@ def avg_pool_pattern(
 
     Source: paper 4.2.2, chapter "Pooling".
     """
-    pattern, divisors = _avg_pool(
+    pattern, divisors = avg_pool_divisors(
         channels,
         input_size,
         kernel_size,
@@ -177,7 +177,7 @@ class _MatrixAvgPool:
         return self.__dict__ | {"_products": {}}
 
     def _pattern(self, channels: int) -> tuple[Pattern, torch.Tensor]:
-        return _avg_pool(
+        return avg_pool_divisors(
             channels,
             self.input_size,
             self.kernel_size,
@@ -331,7 +331,7 @@ class MaxPool2d(torch.nn.MaxPool2d):
         return chosen
 
 
-def _avg_pool(
+def avg_pool_divisors(
     channels: int,
     input_size: int | Sequence[int],
     kernel_size: int | Sequence[int],
@@ -353,20 +353,50 @@ def _avg_pool(
     padded = np.ones(1, dtype=np.int64)  # cells of a window inside the padded input
     for _, in_padded in windows:
         padded = (padded[:, None] * in_padded.sum(1)).reshape(-1)
-    outputs, taps = pixel.shape
-
     divisor = padded if count_include_pad else inside.sum(1)
     if divisor_override is not None:
-        divisor = np.full(outputs, divisor_override)
+        divisor = np.full(len(pixel), divisor_override)
+    return _average(channels, prod(size), inside, pixel, divisor)
+
+
+def adaptive_avg_pool(
+    channels: int, input_size: Sequence[int], output_size: Sequence[int]
+) -> tuple[Pattern, torch.Tensor]:
+    """The pattern of ``torch.nn.AdaptiveAvgPool1d`` to ``3d``, and its divisors.
+
+    Output a of an axis averages the inputs from ``floor(a n / m)`` up to ``ceil((a + 1) n / m)``.
+
+    Args:
+        channels: Number of channels.
+        input_size: Size n of every axis.
+        output_size: Size m of every axis.
+
+    Returns:
+        Pattern of shape ``(channels * prod(output_size), channels * prod(input_size))`` and the
+        distinct divisors, int64, whose inverses are its parameters.
+    """
+    reads = []
+    for n, m in zip(input_size, output_size, strict=True):
+        start, stop = np.arange(m) * n // m, -(-np.arange(1, m + 1) * n // m)
+        read = start[:, None] + np.arange((stop - start).max())
+        reads.append(np.where(read < stop[:, None], read, -1))
+    inside, pixel = _combine(input_size, reads)
+    return _average(channels, prod(input_size), inside, pixel, inside.sum(1))
+
+
+def _average(
+    channels: int, pixels: int, inside: np.ndarray, pixel: np.ndarray, divisor: np.ndarray
+) -> tuple[Pattern, torch.Tensor]:
+    outputs, taps = pixel.shape
     divisors, which = np.unique(divisor, return_inverse=True)
     shape = (channels, outputs, taps)
     kept = np.broadcast_to(inside, shape)
     channel = np.arange(channels).reshape(-1, 1, 1)
     position = np.arange(outputs).reshape(-1, 1)
     pattern = Pattern(
-        (channels * outputs, channels * prod(size)),
+        (channels * outputs, channels * pixels),
         np.broadcast_to(channel * outputs + position, shape)[kept],
-        np.broadcast_to(channel * prod(size) + pixel, shape)[kept],
+        np.broadcast_to(channel * pixels + pixel, shape)[kept],
         np.broadcast_to(which[:, None], shape)[kept],
         len(divisors),
     )
