@@ -12,10 +12,10 @@ from pathlib import Path
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the memory profiler is chatty otherwise
 
-import torch  # noqa: E402
+import torch
 
-from . import convolution, imports  # noqa: E402
-from .paired import measure  # noqa: E402
+from . import convolution, imports
+from .paired import measure
 
 AREAS = {"convolution": convolution.cases}
 RECORDS = Path(__file__).parent.parent / "results" / "benchmarks"

@@ -23,7 +23,7 @@ SHAPES = [
 
 
 def cases() -> Iterator[Case]:
-    """A forward and backward pass of one layer, batch 64; the first layer needs no input gradient."""
+    """Forward and backward pass of a layer, batch 64; the first one needs no input gradient."""
     for in_channels, out_channels, size, kernel, padding, tied_goal, untied_goal in SHAPES:
         pattern = sm.conv_pattern(in_channels, out_channels, (size, size), kernel, padding=padding)
         weight = torch.randn(out_channels, in_channels, kernel, kernel, requires_grad=True)

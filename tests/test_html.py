@@ -16,7 +16,7 @@ PAGES = sorted(
 )
 pytestmark = pytest.mark.skipif(not PAGES, reason="no built book: run `make book`")
 CASES = PAGES or ["none"]
-RAW = re.compile(r":::|\{prf:|\{code-cell\}|\{cite\}|\{numref\}|\{eq\}")
+RAW = re.compile(r":::|\{prf:|\{code-cell\}|\{cite\}|\{numref\}|\{eq\}|\$\$|\$[A-Za-z\\]")
 
 
 @cache
