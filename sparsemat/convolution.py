@@ -360,7 +360,8 @@ class _MatrixConv:
         shape = self.in_channels, *self.input_size
         batched = x.ndim == len(shape) + 1
         if x.shape[x.ndim - len(shape) :] != shape or x.ndim > len(shape) + 1:
-            raise ValueError(f"x must have shape (N, *{shape}) or {shape}, got {tuple(x.shape)}")
+            batch = str(("N", *shape)).replace("'", "")
+            raise ValueError(f"x must have shape {batch} or {shape}, got {tuple(x.shape)}")
         weight, bias, x = autocast(self.weight, self.bias, x)
         y = self.product(weight.reshape(-1), (x.flatten(1) if batched else x.reshape(1, -1)).t())
         if bias is not None:  # in place: the product keeps no output for its backward
