@@ -1,0 +1,147 @@
+"""What every layer keeps, whatever its pattern: inherit, and name the cases."""
+
+import io
+from collections.abc import Callable
+from copy import deepcopy
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from sparsemat import Pattern, SparseMatrix
+
+# relative to the largest entry compared
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+class Case(NamedTuple):
+    """A layer, torch's module with the same parameters, and the shape of one input."""
+
+    layer: torch.nn.Module
+    reference: Callable[[torch.Tensor], torch.Tensor]
+    shape: tuple[int, ...]
+
+
+def assert_near(actual, expected):
+    assert actual.shape == expected.shape
+    scale = expected.abs().max().item() if expected.numel() else 1
+    atol = TOLERANCE[actual.dtype] * max(scale, 1)
+    torch.testing.assert_close(actual, expected.to(actual.dtype), rtol=0, atol=atol)
+
+
+class LayerContract:
+    """Tests of a layer kind; a subclass has ``cases`` and says what the matrix at an input is.
+
+    ``cases`` maps a readable id to a function of a dtype that builds a :class:`Case`.
+    """
+
+    cases: dict[str, Callable[[torch.dtype], Case]]
+
+    def matrix(self, layer: torch.nn.Module, x: torch.Tensor) -> SparseMatrix:
+        """The matrix of the layer at one input."""
+        return layer.matrix()
+
+    def pytest_generate_tests(self, metafunc):
+        if "build" in metafunc.fixturenames:
+            metafunc.parametrize("build", self.cases.values(), ids=self.cases)
+
+    def inputs(self, case, dtype=torch.float64, number=3):
+        generator = torch.Generator().manual_seed(1)
+        return torch.randn(number, *case.shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+    def test_forward_is_that_of_torch(self, build, dtype):
+        case = build(dtype)
+        wide = deepcopy(case.reference)
+        if dtype == torch.bfloat16 and isinstance(wide, torch.nn.Module):
+            wide = wide.float()  # the same rounded parameters, exact sums
+        x = self.inputs(case, dtype)
+        expected = wide(x.float() if dtype == torch.bfloat16 else x)
+        actual = case.layer(x)
+        assert actual.dtype == dtype
+        assert_near(actual, expected)
+
+    def test_one_input_needs_no_batch_axis(self, build):
+        case = build(torch.float64)
+        x = self.inputs(case)
+        assert_near(case.layer(x[0]), case.reference(x)[0])
+
+    def test_an_empty_batch_gives_an_empty_batch(self, build):
+        case = build(torch.float64)
+        x = self.inputs(case, number=2)
+        assert case.layer(x[:0]).shape == (0, *case.reference(x).shape[1:])
+
+    def test_the_layout_of_the_input_does_not_matter(self, build):
+        case = build(torch.float64)
+        x = self.inputs(case)
+        features_first = x.flatten(1).t().contiguous().t().view(x.shape)
+        assert_near(case.layer(features_first), case.reference(x))
+
+    def test_the_matrix_is_the_jacobian_of_torch(self, build):
+        case = build(torch.float64)
+        x = self.inputs(case)[0]
+        jacobian = torch.autograd.functional.jacobian(lambda x: case.reference(x[None])[0], x)
+        expected = jacobian.reshape(-1, x.numel())
+        assert_near(self.matrix(case.layer, x).to(torch.float64).to_dense(), expected)
+
+    def test_adjoint(self, build):
+        case = build(torch.float64)
+        x = self.inputs(case)[0]
+        w = self.matrix(case.layer, x).to(torch.float64)
+        x, y = x.reshape(-1), torch.randn(w.shape[0], dtype=torch.float64)
+        assert_near((w @ x) @ y, x @ (w.T @ y))
+
+    def test_transpose(self, build):
+        case = build(torch.float64)
+        w = self.matrix(case.layer, self.inputs(case)[0])
+        assert torch.equal(w.T.to_dense(), w.to_dense().T)
+
+    def test_duplicate_triples_accumulate(self, build):
+        case = build(torch.float64)
+        x = self.inputs(case)[0]
+        w = self.matrix(case.layer, x).to(torch.float64)
+        p = w.pattern
+        row, col, index = (np.tile(side, 2) for side in (p.row, p.col, p.index))
+        twice = Pattern(p.shape, row, col, index, p.num_parameters).fill(w.theta)
+        assert_near(twice @ x.reshape(-1), 2 * (w.to_dense() @ x.reshape(-1)))
+
+    def test_gradients_are_those_of_torch(self, build):
+        case = build(torch.float64)
+        mine, theirs = (self.inputs(case).requires_grad_() for _ in range(2))
+        expected = case.reference(theirs)
+        weights = torch.randn(expected.shape, dtype=torch.float64)
+        (case.layer(mine) * weights).sum().backward()
+        (expected * weights).sum().backward()
+        assert_near(mine.grad, theirs.grad)
+        self.assert_parameter_gradients(case)
+
+    def assert_parameter_gradients(self, case):
+        theirs = dict(case.reference.named_parameters())
+        assert theirs.keys() == dict(case.layer.named_parameters()).keys()
+        for name, parameter in case.layer.named_parameters():
+            assert_near(parameter.grad, theirs[name].grad)
+
+    def test_state_loads_across(self, build):
+        case = build(torch.float64)
+        x = self.inputs(case)
+        with torch.no_grad():
+            for parameter in case.reference.parameters():
+                parameter.mul_(2).add_(0.1)
+        case.layer.load_state_dict(case.reference.state_dict())
+        assert_near(case.layer(x), case.reference(x))
+        case.reference.load_state_dict(case.layer.state_dict())
+
+    def test_copies_and_files_compute_the_same(self, build):
+        case = build(torch.float64)
+        x = self.inputs(case)
+        expected = case.layer(x)
+        file = io.BytesIO()
+        torch.save(case.layer, file)
+        file.seek(0)
+        copies = deepcopy(case.layer), torch.load(file, weights_only=False)
+        with torch.no_grad():
+            for parameter in case.layer.parameters():
+                parameter.zero_()
+        for copy in copies:
+            assert torch.equal(copy(x), expected)

@@ -1,0 +1,414 @@
+"""Stock modules to matrices and to matrix layers, against the modules themselves."""
+
+import pytest
+import torch
+from contract import TOLERANCE, assert_near
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import sparsemat as sm
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+
+
+def batch_norm(kind, features, **options):
+    """A batch normalisation in eval mode that has seen something."""
+    module = kind(features, **options).eval()
+    module.running_mean.normal_()
+    module.running_var.uniform_(0.5, 2)
+    return module
+
+
+AFFINE = {
+    "Linear": (lambda: nn.Linear(3, 4), (3,)),
+    "Linear, leading axes": (lambda: nn.Linear(3, 2, bias=False), (2, 4, 3)),
+    "Conv1d": (lambda: nn.Conv1d(2, 3, 3, 2, 1), (2, 7)),
+    "Conv2d same": (lambda: nn.Conv2d(2, 2, (2, 3), padding="same"), (2, 4, 5)),
+    "Conv2d valid": (lambda: nn.Conv2d(2, 2, 2, padding="valid", dilation=2), (2, 4, 5)),
+    "Conv2d groups": (lambda: nn.Conv2d(4, 2, 3, groups=2, padding=(1, 0)), (4, 3, 5)),
+    **{
+        f"Conv2d {mode}": (
+            lambda mode=mode: nn.Conv2d(1, 2, 3, 2, 2, padding_mode=mode),
+            (1, 4, 5),
+        )
+        for mode in ("circular", "reflect", "replicate")
+    },
+    "Conv3d": (lambda: nn.Conv3d(1, 2, 2, (1, 2, 1), bias=False), (1, 3, 4, 3)),
+    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(2, 3, 3, 2, 1, 1), (2, 4)),
+    "ConvTranspose2d": (
+        lambda: nn.ConvTranspose2d(4, 2, (3, 2), (2, 3), 1, (1, 2), groups=2, dilation=(1, 2)),
+        (4, 3, 4),
+    ),
+    "ConvTranspose2d, output_padding of a stride": (
+        lambda: nn.ConvTranspose2d(1, 2, 2, 1, 0, 1, dilation=2, bias=False),
+        (1, 3, 3),
+    ),
+    "ConvTranspose3d": (lambda: nn.ConvTranspose3d(1, 2, 2), (1, 2, 3, 2)),
+    "AvgPool1d": (lambda: nn.AvgPool1d(3, 2, 1), (2, 7)),
+    "AvgPool2d": (lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True), (2, 6, 5)),
+    "AvgPool2d, padding not counted": (
+        lambda: nn.AvgPool2d(2, padding=1, count_include_pad=False),
+        (1, 4, 5),
+    ),
+    "AvgPool3d, divisor": (lambda: nn.AvgPool3d(2, divisor_override=3), (2, 2, 4, 3)),
+    "AdaptiveAvgPool1d": (lambda: nn.AdaptiveAvgPool1d(3), (2, 7)),
+    "AdaptiveAvgPool2d, None": (lambda: nn.AdaptiveAvgPool2d((None, 3)), (2, 4, 5)),
+    "AdaptiveAvgPool2d, larger": (lambda: nn.AdaptiveAvgPool2d(5), (1, 3, 4)),
+    "AdaptiveAvgPool3d": (lambda: nn.AdaptiveAvgPool3d((2, 1, 3)), (1, 3, 4, 5)),
+    "BatchNorm1d": (lambda: batch_norm(nn.BatchNorm1d, 3), (3,)),
+    "BatchNorm1d, series": (lambda: batch_norm(nn.BatchNorm1d, 3), (3, 4)),
+    "BatchNorm2d, not affine": (lambda: batch_norm(nn.BatchNorm2d, 2, affine=False), (2, 3, 2)),
+    "BatchNorm3d": (lambda: batch_norm(nn.BatchNorm3d, 2), (2, 1, 2, 3)),
+    "Flatten": (lambda: nn.Flatten(), (2, 3, 2)),
+    "Identity": (lambda: nn.Identity(), (2, 3)),
+    "Dropout": (lambda: nn.Dropout().eval(), (4,)),
+    "empty Sequential": (lambda: nn.Sequential(), (2, 2)),
+    "Sequential": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 2, 3, padding=1),
+            batch_norm(nn.BatchNorm2d, 2),
+            nn.Dropout(),
+            nn.AvgPool2d(2),
+            nn.Sequential(nn.Flatten(2), nn.Flatten(), nn.Linear(12, 3)),
+        ).eval(),
+        (1, 4, 6),
+    ),
+    "sparsemat Conv2d": (lambda: sm.Conv2d(1, 2, 3, 4, padding=1), (1, 4, 4)),
+    "sparsemat Conv2d untied": (lambda: sm.Conv2d(1, 2, 3, 4, tied=False), (1, 4, 4)),
+    "sparsemat AvgPool2d": (lambda: sm.AvgPool2d(2, 4), (3, 4, 4)),
+    "sparsemat linear RNN": (lambda: sm.RNN(2, 3, nonlinearity="linear"), (4, 2)),
+    "sparsemat RNN of two layers": (lambda: sm.RNN(2, 3, 2, nonlinearity="linear"), (4, 2)),
+    "sparsemat in Sequential": (
+        lambda: nn.Sequential(sm.Conv2d(1, 2, 3, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        (1, 4, 4),
+    ),
+}
+each_affine = pytest.mark.parametrize("module, shape", AFFINE.values(), ids=AFFINE)
+
+
+@pytest.fixture(autouse=True)
+def in_double_precision():
+    """Modules without parameters have the default type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(before)
+
+
+def output(module, x):
+    y = module(x)
+    return y[0] if isinstance(y, tuple) else y
+
+
+def check_matrix(module, shape):
+    """The matrix and the constant are the Jacobian and the value at zero of the module."""
+    w, b = sm.to_matrix(module, shape)
+    zero = torch.zeros(1, *shape)
+    jacobian = torch.autograd.functional.jacobian(lambda x: output(module, x), zero)
+    constant = output(module, zero).reshape(-1)
+    assert_near(w.to_dense(), jacobian.reshape(-1, zero.numel()))
+    assert_near(b, constant)
+    x = torch.randn(shape)
+    assert_near(w @ x.reshape(-1) + b, output(module, x[None])[0].reshape(-1))
+
+
+@each_affine
+def test_the_matrix_does_what_the_module_does(module, shape):
+    check_matrix(module(), shape)
+
+
+@each_affine
+def test_gradients_reach_the_module(module, shape):
+    module, x = module(), torch.randn(shape)
+    parameters = list(module.parameters())
+    expected = output(module, x[None])[0].reshape(-1)
+    weights = torch.randn_like(expected)
+    w, b = sm.to_matrix(module, shape)
+    if not parameters:
+        assert not w.theta.requires_grad and not b.requires_grad
+        return
+    theirs = torch.autograd.grad(expected @ weights, parameters)
+    mine = torch.autograd.grad((w @ x.reshape(-1) + b) @ weights, parameters)
+    for actual, gradient in zip(mine, theirs, strict=True):
+        assert_near(actual, gradient)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_the_matrix_has_the_type_of_the_parameters(dtype):
+    w, b = sm.to_matrix(nn.Sequential(nn.Conv2d(1, 1, 2), nn.AvgPool2d(2)).to(dtype), (1, 5, 5))
+    assert w.dtype == b.dtype == dtype
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_every_transposed_convolution_agrees(data):
+    dims = data.draw(st.integers(1, 3))
+    each = lambda low, high: tuple(data.draw(st.integers(low, high)) for _ in range(dims))  # noqa: E731
+    groups = data.draw(st.integers(1, 2))
+    channels = [groups * data.draw(st.integers(1, 2)) for _ in range(2)]
+    size, kernel, stride, padding = each(1, 3), each(1, 3), each(1, 3), each(0, 1)
+    dilation = each(1, 2)
+    extra = tuple(
+        data.draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)
+    )
+    module = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 1](
+        *channels, kernel, stride, padding, extra, groups, dilation=dilation
+    )
+    shape = (channels[0], *size)
+    sizes = zip(size, stride, padding, dilation, kernel, extra, strict=True)
+    outputs = [(n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, s, p, d, k, e in sizes]
+    assume(min(outputs) >= 1)
+    check_matrix(module, shape)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=3))
+def test_every_adaptive_average_agrees(sizes):
+    kind = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[len(sizes) - 1]
+    module = kind(tuple(m for _, m in sizes) if len(sizes) > 1 else sizes[0][1])
+    shape = (2, *(n for n, _ in sizes))
+    w, _ = sm.to_matrix(module, shape)
+    x = torch.randn(shape)
+    assert_near(w @ x.reshape(-1), module(x[None])[0].reshape(-1))
+
+
+class Scaled(nn.Conv2d):
+    """A convolution that is more than its class says."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+NO_MATRIX = {
+    "ReLU is not a matrix; it acts entry by entry": (nn.ReLU, (3,)),
+    "MaxPool2d is not a matrix; .*MaxPool2d.*selection": (lambda: nn.MaxPool2d(2), (1, 4, 4)),
+    "MultiheadAttention is not a matrix; .*from_module": (
+        lambda: nn.MultiheadAttention(4, 2),
+        (3, 4),
+    ),
+    "SelfAttention is not a matrix; .*matrix.x.": (lambda: sm.SelfAttention(4, 2), (3, 4)),
+    "LSTM is not a matrix; .*inside the recurrence": (lambda: nn.LSTM(2, 2), (3, 2)),
+    "RNN.*tanh acts inside the recurrence": (lambda: sm.RNN(2, 2), (3, 2)),
+    "LayerNorm is not a matrix; .*BatchNorm|eval mode": (lambda: nn.LayerNorm(2), (2,)),
+    "Softmax is not a matrix": (lambda: nn.Softmax(-1), (2,)),
+    "Bilinear is not a matrix; .*Linear, Sequential": (lambda: nn.Bilinear(1, 1, 1), (1,)),
+    "Scaled is not a matrix": (lambda: Scaled(1, 1, 2), (1, 3, 3)),
+    "GELU is not a matrix": (lambda: nn.Sequential(nn.Linear(2, 2), nn.GELU()), (2,)),
+}
+
+
+@pytest.mark.parametrize("message", NO_MATRIX)
+def test_what_is_no_matrix_is_named(message):
+    module, shape = NO_MATRIX[message]
+    with pytest.raises(TypeError, match=message):
+        sm.to_matrix(module(), shape)
+
+
+BAD_SHAPES = {
+    "in_features=3, got input_shape=.2, 4": (lambda: nn.Linear(3, 2), (2, 4)),
+    "Conv2d must be 3 sizes, the first of 2 channels, got .3, 4, 4.": (
+        lambda: nn.Conv2d(2, 1, 2),
+        (3, 4, 4),
+    ),
+    "Conv2d must be 3 sizes, .* got .2, 4.": (lambda: nn.Conv2d(2, 1, 2), (2, 4)),
+    "AvgPool1d must be 2 sizes, .* got .4,": (lambda: nn.AvgPool1d(2), (4,)),
+    "extent 3 and size 2": (lambda: nn.Conv1d(1, 1, 3), (1, 2)),
+    "the output must not be empty, got size .-1,": (
+        lambda: nn.ConvTranspose1d(1, 1, 1, padding=1),
+        (1, 1),
+    ),
+    "num_features=2, got input_shape=.3,": (lambda: batch_norm(nn.BatchNorm1d, 2), (3,)),
+    "after .eval.., got training=True": (lambda: nn.BatchNorm2d(2), (2, 1, 1)),
+    "track_running_stats=False": (
+        lambda: nn.BatchNorm1d(2, track_running_stats=False).eval(),
+        (2,),
+    ),
+    "Dropout is a matrix only after .eval": (nn.Dropout, (2,)),
+    "start_dim must be at least 1, got start_dim=0": (lambda: nn.Flatten(0), (2, 2)),
+    "output_size must be at least 1, got .0, 0": (lambda: nn.AdaptiveAvgPool2d(0), (1, 2, 2)),
+    "sizes of at least 1, got .0,": (nn.Identity, (0,)),
+    "input_shape must be .1, 4, 4., got .1, 4, 5": (lambda: sm.Conv2d(1, 1, 2, 4), (1, 4, 5)),
+    "input_size is .4, 4., got input_shape=.1, 4, 5": (lambda: sm.AvgPool2d(2, 4), (1, 4, 5)),
+    "batch_first=True, got .* and batch_first=False": (
+        lambda: sm.RNN(2, 2, nonlinearity="linear", batch_first=False),
+        (3, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BAD_SHAPES)
+def test_what_does_not_fit_is_named(message):
+    module, shape = BAD_SHAPES[message]
+    with pytest.raises(ValueError, match=message):
+        sm.to_matrix(module(), shape)
+
+
+LAYERS = {
+    "Conv1d": (lambda: nn.Conv1d(2, 3, 3, padding=1), (2, 6), sm.Conv1d),
+    "Conv2d": (
+        lambda: nn.Conv2d(2, 4, 3, 2, 1, groups=2, padding_mode="circular"),
+        (2, 5, 6),
+        sm.Conv2d,
+    ),
+    "Conv3d": (lambda: nn.Conv3d(1, 2, 2, bias=False), (1, 3, 3, 2), sm.Conv3d),
+    "AvgPool1d": (lambda: nn.AvgPool1d(2), (2, 6), sm.AvgPool1d),
+    "AvgPool2d": (lambda: nn.AvgPool2d(3, 2, 1, True, False, 5), (2, 6, 5), sm.AvgPool2d),
+    "AvgPool3d": (lambda: nn.AvgPool3d(2), (2, 2, 4, 4), sm.AvgPool3d),
+    "MaxPool2d": (lambda: nn.MaxPool2d(3, 2, 1, 1, ceil_mode=True), (2, 6, 6), sm.MaxPool2d),
+    "Linear": (lambda: nn.Linear(3, 2), (3,), nn.Linear),
+    "ReLU": (nn.ReLU, (3,), nn.ReLU),
+    "Flatten": (nn.Flatten, (2, 3), nn.Flatten),
+    "RNN": (lambda: nn.RNN(2, 3, 2, batch_first=True), (4, 2), sm.RNN),
+    "RNN relu": (
+        lambda: nn.RNN(2, 3, nonlinearity="relu", bias=False, batch_first=True),
+        (4, 2),
+        sm.RNN,
+    ),
+    "Sequential": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 3, 3, padding=1),
+            nn.BatchNorm2d(3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(3, 2, 2),
+            nn.Tanh(),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(2, 2),
+        ),
+        (1, 6, 6),
+        nn.Sequential,
+    ),
+}
+each_layer = pytest.mark.parametrize("native, shape, kind", LAYERS.values(), ids=LAYERS)
+
+
+@each_layer
+def test_the_layer_is_the_module(native, shape, kind):
+    module = native()
+    state = torch.get_rng_state()
+    layer = sm.from_module(module, shape)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert type(layer) is kind and layer is not module
+    x = torch.randn(3, *shape)
+    assert_near(output(layer, x), output(module, x))
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(1)  # the parameters are the layer's own
+    module.load_state_dict(layer.state_dict())
+    assert_near(output(layer.eval(), x), output(module.eval(), x))
+
+
+def test_names_in_a_sequence_and_its_mode_are_kept():
+    named = nn.Sequential()
+    named.add_module("first", nn.Conv2d(1, 1, 2))
+    named.add_module("then", nn.Dropout())
+    named.first.weight.requires_grad_(False)
+    layer = sm.from_module(named.eval(), (1, 4, 4))
+    assert list(layer.state_dict()) == list(named.state_dict())
+    assert not layer.training and not layer.then.training
+    assert not layer.first.weight.requires_grad and layer.first.bias.requires_grad
+    assert not sm.from_module(named, (1, 4, 4), tied=False).first.weight.requires_grad
+
+
+def test_making_a_layer_leaves_running_statistics_alone():
+    module = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
+    layer = sm.from_module(module, (2,))
+    assert layer[0].num_batches_tracked == module[0].num_batches_tracked == 0
+
+
+def test_an_untied_sequence_computes_the_same_and_trains_more():
+    module = LAYERS["Sequential"][0]()
+    layer = sm.from_module(module, (1, 6, 6), tied=False)
+    x = torch.randn(4, 1, 6, 6)
+    assert_near(layer(x), module(x))
+    assert layer[0].weight.shape == (layer[0].pattern.nnz,)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"causal": True}, {"window": 1}, {"causal": True, "window": 2}], ids=str
+)
+def test_attention_is_that_of_torch(options):
+    native = nn.MultiheadAttention(6, 2, batch_first=True)
+    layer = sm.from_module(native, (5, 6), **options)
+    at = torch.arange(5)
+    distance = at[:, None] - at
+    hidden = distance.abs() > options.get("window", 5)
+    if options.get("causal"):
+        hidden |= distance < 0
+    x = torch.randn(3, 5, 6)
+    assert_near(layer(x), native(x, x, x, attn_mask=hidden, need_weights=False)[0])
+    native.load_state_dict(layer.state_dict())
+
+
+NO_LAYER = {
+    "RNN needs bidirectional=False, got True": (
+        lambda: nn.RNN(2, 2, bidirectional=True, batch_first=True),
+        (3, 2),
+        {},
+    ),
+    "RNN needs batch_first=True, got False": (lambda: nn.RNN(2, 2), (3, 2), {}),
+    "RNN needs dropout=0, got 0.5": (
+        lambda: nn.RNN(2, 2, 2, dropout=0.5, batch_first=True),
+        (3, 2),
+        {},
+    ),
+    "must be .T, d. with d=2, got input_shape=.3, 4": (
+        lambda: nn.RNN(2, 2, batch_first=True),
+        (3, 4),
+        {},
+    ),
+    "MultiheadAttention needs batch_first=True": (lambda: nn.MultiheadAttention(4, 2), (3, 4), {}),
+    "MultiheadAttention needs kdim=4, got 3": (
+        lambda: nn.MultiheadAttention(4, 2, kdim=3, batch_first=True),
+        (3, 4),
+        {},
+    ),
+    "MultiheadAttention needs add_zero_attn=False": (
+        lambda: nn.MultiheadAttention(4, 2, add_zero_attn=True, batch_first=True),
+        (3, 4),
+        {},
+    ),
+    "MultiheadAttention needs bias_k=None": (
+        lambda: nn.MultiheadAttention(4, 2, add_bias_kv=True, batch_first=True),
+        (3, 4),
+        {},
+    ),
+    "must be .T, d. with d=4": (lambda: nn.MultiheadAttention(4, 2, batch_first=True), (4,), {}),
+    "MaxPool2d needs return_indices=False, got True": (
+        lambda: nn.MaxPool2d(2, return_indices=True),
+        (1, 4, 4),
+        {},
+    ),
+    "tied needs a Conv1d or Conv2d or Conv3d, got tied=False": (
+        lambda: nn.Linear(2, 2),
+        (2,),
+        {"tied": False},
+    ),
+    "causal needs a MultiheadAttention, got causal=True": (
+        lambda: nn.Linear(2, 2),
+        (2,),
+        {"causal": True},
+    ),
+    "window needs a MultiheadAttention, got window=3": (
+        lambda: nn.Linear(2, 2),
+        (2,),
+        {"window": 3},
+    ),
+    "Conv2d must be 3 sizes": (lambda: nn.Conv2d(1, 1, 2), (4, 4), {}),
+}
+
+
+@pytest.mark.parametrize("message", NO_LAYER)
+def test_what_has_no_layer_is_named(message):
+    module, shape, options = NO_LAYER[message]
+    with pytest.raises(ValueError, match=message):
+        sm.from_module(module(), shape, **options)
+
+
+@pytest.mark.parametrize("module", [nn.LSTM(2, 2), Scaled(1, 1, 2), nn.Bilinear(1, 1, 1)], ids=repr)
+def test_a_module_without_a_layer_is_named(module):
+    with pytest.raises(TypeError, match=f"no matrix layer for {type(module).__name__}; .*Conv2d"):
+        sm.from_module(module, (1, 3, 3))

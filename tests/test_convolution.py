@@ -1,0 +1,295 @@
+"""The convolution layers against torch and SciPy."""
+
+import numpy as np
+import pytest
+import scipy.signal
+import torch
+from contract import Case, LayerContract, assert_near
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import sparsemat as sm
+
+# torch says that its own way costs a copy
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+
+NATIVE = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}
+MATRIX = {1: sm.Conv1d, 2: sm.Conv2d, 3: sm.Conv3d}
+
+# in_channels, out_channels, kernel_size, input_size and the options
+LAYERS = {
+    "one pixel": ((1, 1, 1, (1, 1)), {}),
+    "valid": ((1, 2, 3, (5, 6)), {}),
+    "1-D": ((2, 3, 3, 7), {"stride": 2, "padding": 1}),
+    "3-D": ((2, 2, 2, (3, 4, 3)), {"padding": (1, 0, 1)}),
+    "groups": ((4, 6, 3, (4, 5)), {"groups": 2, "padding": 1}),
+    "depthwise": ((3, 3, 2, (4, 4)), {"groups": 3}),
+    "stride, padding, dilation": (
+        (2, 3, (2, 3), (7, 6)),
+        {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)},
+    ),
+    "same, even kernel": ((1, 2, (2, 4), (4, 5)), {"padding": "same"}),
+    "no bias": ((2, 2, 3, (4, 4)), {"bias": False, "padding": "valid"}),
+    "circular, kernel wraps": ((1, 2, 3, (2, 2)), {"padding": 1, "padding_mode": "circular"}),
+    "reflect": ((2, 1, 3, (3, 4)), {"padding": 2, "padding_mode": "reflect"}),
+    "replicate": ((1, 2, 3, (2, 3)), {"padding": 3, "padding_mode": "replicate"}),
+}
+
+
+def pair(arguments, options, dtype, tied=True):
+    """Our layer and torch's, drawn from the same seed."""
+    in_channels, out_channels, kernel, size = arguments
+    dims = 1 if isinstance(size, int) else len(size)
+    torch.manual_seed(0)
+    layer = MATRIX[dims](*arguments, **options, tied=tied, dtype=dtype)
+    torch.manual_seed(0)
+    native = NATIVE[dims](in_channels, out_channels, kernel, **options, dtype=dtype)
+    return layer, native
+
+
+def builder(arguments, options, tied=True):
+    def build(dtype):
+        layer, native = pair(arguments, options, dtype, tied)
+        return Case(layer, native, (layer.in_channels, *layer.input_size))
+
+    return build
+
+
+class TestTied(LayerContract):
+    cases = {name: builder(*layer) for name, layer in LAYERS.items()}  # noqa: RUF012
+
+    def test_initial_parameters_are_those_of_torch(self, build):
+        case = build(torch.float64)
+        theirs = case.reference.state_dict()
+        assert case.layer.state_dict().keys() == theirs.keys()
+        for name, value in case.layer.state_dict().items():
+            assert torch.equal(value, theirs[name])
+        assert type(case.layer).__bases__[-1] is type(case.reference)
+        assert repr(case.layer).startswith(repr(case.reference)[:-1])
+
+    def test_untie_keeps_the_matrix(self, build):
+        case = build(torch.float64)
+        untied = case.layer.untie()
+        assert untied.weight.shape == (untied.pattern.nnz,)
+        assert not untied.tied and case.layer.tied
+        assert_near(untied.matrix().to_dense(), case.layer.matrix().to_dense())
+
+
+class TestUntied(LayerContract):
+    cases = {name: builder(*layer, tied=False) for name, layer in LAYERS.items()}  # noqa: RUF012
+
+    def assert_parameter_gradients(self, case):
+        """Tied gradients are sums of untied ones."""
+        in_channels, out_channels = case.layer.in_channels, case.layer.out_channels
+        tied = sm.conv_pattern(
+            in_channels,
+            out_channels,
+            case.layer.input_size,
+            case.layer.kernel_size,
+            stride=case.layer.stride,
+            padding=case.layer.padding,
+            dilation=case.layer.dilation,
+            groups=case.layer.groups,
+            padding_mode=case.layer.padding_mode,
+        )
+        theirs = case.reference.weight.grad
+        summed = torch.zeros(theirs.numel(), dtype=theirs.dtype)
+        summed.index_add_(0, torch.tensor(tied.index), case.layer.weight.grad)
+        assert_near(summed.view_as(theirs), theirs)
+        if case.layer.bias is not None:
+            assert_near(case.layer.bias.grad, case.reference.bias.grad)
+
+    def test_state_loads_across(self, build):
+        """Between untied layers; torch has none."""
+        case, other = build(torch.float64), build(torch.float64)
+        x = self.inputs(case)
+        with torch.no_grad():
+            for parameter in case.layer.parameters():
+                parameter.copy_(torch.randn_like(parameter))
+        other.layer.load_state_dict(case.layer.state_dict())
+        assert torch.equal(other.layer(x), case.layer(x))
+
+    def test_every_entry_has_its_own_parameter(self, build):
+        case = build(torch.float64)
+        layer, x = case.layer, self.inputs(case)
+        with torch.no_grad():
+            layer.weight.copy_(torch.randn_like(layer.weight))
+        p = layer.pattern
+        dense = np.zeros(p.shape)
+        np.add.at(dense, (p.row, p.col), layer.weight.detach().numpy())
+        expected = x.flatten(1) @ torch.from_numpy(dense).T
+        if layer.bias is not None:
+            expected = expected + layer.bias.repeat_interleave(int(np.prod(layer.output_size)))
+        assert_near(layer(x).flatten(1), expected)
+
+    def test_reset_draws_a_tied_start(self, build):
+        layer = build(torch.float64).layer
+        start = {name: value.clone() for name, value in layer.state_dict().items()}
+        with torch.no_grad():
+            layer.weight.zero_()
+        torch.manual_seed(0)
+        layer.reset_parameters()
+        assert all(torch.equal(value, start[name]) for name, value in layer.state_dict().items())
+
+
+@st.composite
+def convolutions(draw):
+    """Arguments and options of a layer whose output is not empty."""
+    dims = draw(st.integers(1, 3))
+    each = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(dims))  # noqa: E731
+    groups = draw(st.integers(1, 3))
+    channels = [groups * draw(st.integers(1, 2)) for _ in range(2)]
+    size, kernel, dilation = each(1, 6), each(1, 3), each(1, 2)
+    mode = draw(st.sampled_from(["zeros", "circular", "reflect", "replicate"]))
+    padding = draw(st.sampled_from(["same", "valid", each(0, 2)]))
+    stride = (1,) * dims if padding == "same" else each(1, 3)
+    pads = {
+        "valid": each(0, 0),
+        "same": tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True)),
+    }
+    wide = pads.get(padding, tuple(2 * p for p in padding) if padding not in pads else None)
+    assume(
+        all(n + w > d * (k - 1) for n, w, d, k in zip(size, wide, dilation, kernel, strict=True))
+    )
+    most = {"circular": 0, "reflect": -1}.get(mode)
+    assume(most is None or all(-(-w // 2) <= n + most for n, w in zip(size, wide, strict=True)))
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    return (*channels, kernel, size), options | {"padding_mode": mode, "bias": draw(st.booleans())}
+
+
+@settings(max_examples=150)
+@given(convolutions(), st.booleans())
+def test_every_geometry_agrees_with_torch(layer, tied):
+    mine, native = pair(*layer, torch.float64, tied)
+    x = torch.randn(2, mine.in_channels, *mine.input_size, dtype=torch.float64)
+    assert_near(mine(x), native(x))
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 3), (5, 4)], ids=str)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_scipy_correlates_the_same(kernel, tied):
+    layer = sm.Conv2d(1, 1, kernel, (5, 6), bias=False, tied=tied, dtype=torch.float64)
+    weight = np.random.default_rng(0).normal(size=kernel)
+    with torch.no_grad():
+        spread = torch.from_numpy(weight.reshape(-1))
+        index = sm.conv_pattern(1, 1, (5, 6), kernel).index
+        layer.weight.copy_(spread.view_as(layer.weight) if tied else spread[torch.tensor(index)])
+    image = np.random.default_rng(1).normal(size=(5, 6))
+    expected = scipy.signal.correlate2d(image, weight, mode="valid")
+    actual = layer(torch.from_numpy(image)[None])[0].detach().numpy()
+    np.testing.assert_allclose(actual, expected, atol=1e-12)
+
+
+def test_scipy_wraps_the_same():
+    pattern = sm.conv_pattern(1, 1, (4, 5), (3, 3), padding=1, padding_mode="circular")
+    weight, image = np.random.default_rng(0).normal(size=(2, 20))
+    matrix = pattern.fill(torch.from_numpy(weight[:9].copy()))
+    expected = scipy.signal.correlate2d(
+        image.reshape(4, 5), weight[:9].reshape(3, 3), mode="same", boundary="wrap"
+    )
+    actual = matrix @ torch.from_numpy(image.copy())
+    np.testing.assert_allclose(actual.view(4, 5).numpy(), expected, atol=1e-12)
+
+
+def test_scipy_convolves_with_the_flipped_kernel():
+    signal, kernel = np.random.default_rng(0).normal(size=(2, 9))
+    matrix = sm.conv_pattern(1, 1, 9, 4, padding=3).fill(torch.from_numpy(kernel[3::-1].copy()))
+    expected = scipy.signal.convolve(signal, kernel[:4], mode="full")
+    actual = matrix @ torch.from_numpy(signal.copy())
+    np.testing.assert_allclose(actual.numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_autocast_casts_as_torch_does(tied):
+    layer, native = pair((3, 4, 3, (6, 6)), {}, torch.float32, tied)
+    x = torch.randn(5, 3, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = layer(x), native(x)
+        assert layer(y[:, :3].new_zeros(1, 3, 6, 6)).dtype == torch.bfloat16
+    assert y.dtype == expected.dtype == torch.bfloat16
+    assert_near(y, expected)
+    y.float().sum().backward()
+    assert layer.weight.grad.dtype == torch.float32
+
+
+def test_activations_stay_features_first():
+    first, second = sm.Conv2d(1, 2, 3, 6), sm.Conv2d(2, 2, 3, 4)
+    y = first(torch.randn(5, 1, 6, 6)).relu()
+    assert y.stride(0) == 1
+    assert y.flatten(1).data_ptr() == y.data_ptr()
+    assert second(y).stride(0) == 1
+
+
+def test_layers_of_one_geometry_share_their_product():
+    layer = sm.Conv2d(1, 2, 3, 6, tied=True)
+    assert layer.product is sm.Conv2d(1, 2, 3, 6).product
+    assert layer.product is not layer.untie().product
+    assert "_product" not in layer.__getstate__()
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 5, 5), (2, 2, 5, 6), (5, 5), (1, 2, 2, 5, 5), (3, 5, 5), ()], ids=str
+)
+def test_wrong_inputs_are_named(shape):
+    layer = sm.Conv2d(2, 1, 3, 5)
+    with pytest.raises(ValueError) as error:
+        layer(torch.zeros(shape))
+    assert "(2, 5, 5)" in str(error.value) and str(shape) in str(error.value)
+
+
+ERRORS = {
+    "groups must divide in_channels, got groups=3 and in_channels=4": ((4, 3, 1, 5), {"groups": 3}),
+    "groups must divide out_channels, got groups=2 and out_channels=3": (
+        (4, 3, 1, 5),
+        {"groups": 2},
+    ),
+    "in_channels must be at least 1, got 0": ((0, 1, 1, 5), {}),
+    "out_channels must be at least 1, got 0": ((1, 0, 1, 5), {}),
+    "groups must be at least 1, got 0": ((1, 1, 1, 5), {"groups": 0}),
+    "got extent 6 and size 5": ((1, 1, 6, 5), {}),
+    "got extent 7 and size 6": ((1, 1, 4, 4), {"dilation": 2, "padding": 1}),
+    "kernel_size must be integers of at least 1, got (0, 0)": ((1, 1, 0, 5), {}),
+    "stride must be integers of at least 1, got (0, 0)": ((1, 1, 1, 5), {"stride": 0}),
+    "dilation must be integers of at least 1, got (0, 0)": ((1, 1, 1, 5), {"dilation": 0}),
+    "padding must be integers of at least 0, got (-1, -1)": ((1, 1, 1, 5), {"padding": -1}),
+    "kernel_size must have 2 entries, one a dimension, got (1, 1, 1)": ((1, 1, (1, 1, 1), 5), {}),
+    "input_size must have 2 entries, one a dimension, got (5,)": ((1, 1, 1, (5,)), {}),
+    "padding='same' needs stride 1, got stride=(2, 2)": (
+        (1, 1, 3, 5),
+        {"padding": "same", "stride": 2},
+    ),
+    "padding must be numbers, 'same' or 'valid', got 'half'": ((1, 1, 3, 5), {"padding": "half"}),
+    "padding_mode must be one of ('zeros', 'circular', 'reflect', 'replicate'), got 'wrap'": (
+        (1, 1, 3, 5),
+        {"padding_mode": "wrap"},
+    ),
+    "circular padding must be at most 2 for size 2, got 3": (
+        (1, 1, 3, 2),
+        {"padding": 3, "padding_mode": "circular"},
+    ),
+    "reflect padding must be at most 1 for size 2, got 2": (
+        (1, 1, 3, 2),
+        {"padding": 2, "padding_mode": "reflect"},
+    ),
+}
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_bad_arguments_are_named(message):
+    arguments, options = ERRORS[message]
+    with pytest.raises(ValueError) as error:
+        sm.Conv2d(*arguments, **options)
+    assert message in str(error.value)
+
+
+def test_pairs_of_padding_must_be_one_a_dimension():
+    with pytest.raises(ValueError, match="padding must have 2 pairs, got 1"):
+        sm.conv_pattern(1, 1, (4, 4), 2, padding=[(0, 1)])
+
+
+def test_padding_may_differ_before_and_after():
+    pattern = sm.conv_pattern(1, 1, (3, 4), 2, padding=[(0, 1), (1, 0)])
+    weight, x = torch.randn(1, 1, 2, 2), torch.randn(1, 1, 3, 4)
+    padded = torch.nn.functional.pad(x, (1, 0, 0, 1))
+    expected = torch.nn.functional.conv2d(padded, weight).reshape(-1)
+    assert_near(pattern.fill(weight) @ x.reshape(-1), expected)
