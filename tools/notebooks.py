@@ -9,6 +9,7 @@ address URL      carry a new repository address into every file that states it
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ from nbclient.exceptions import CellExecutionError
 ROOT = Path(__file__).resolve().parent.parent
 BOOK, NOTEBOOKS = ROOT / "book", ROOT / "notebooks"
 MAX_BYTES = 300_000
+HERO = BOOK / "_static" / "hero.png"  # the front page's picture, for the README
 KEPT = ("tags", "mystnb")  # cell metadata that both halves carry
 METADATA = {
     "jupytext": {"text_representation": {"extension": ".md", "format_name": "myst"}},
@@ -174,8 +176,18 @@ def pair_problems(name: str) -> list[str]:
     return found
 
 
+def hero() -> bytes:
+    """The first picture of the front page."""
+    notebook = nbformat.read(NOTEBOOKS / "index.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    images = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+    return base64.b64decode(images[0])
+
+
 def check() -> int:
     problems = [f"{name}: {problem}" for name in names() for problem in pair_problems(name)]
+    if "index" in names() and not (HERO.exists() and HERO.read_bytes() == hero()):
+        problems.append("book/_static/hero.png is not the front page's picture: execute index")
     print("\n".join(problems) or f"{len(names())} pairs agree and were run in order", flush=True)
     return 1 if problems else 0
 
@@ -259,6 +271,8 @@ def execute(chosen: list[str]) -> int:
             continue
         write(path, text)
         write(NOTEBOOKS / f"{name}.ipynb", nbformat.writes(notebook).rstrip("\n") + "\n")
+        if name == "index":
+            HERO.write_bytes(hero())
         print(f"{name}: executed", flush=True)
     return failed
 
