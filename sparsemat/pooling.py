@@ -307,7 +307,7 @@ class MaxPool2d(torch.nn.MaxPool2d):
             ValueError: ``x`` has another shape.
         """
         images = _images(x, self.input_size)
-        features = images.flatten(2).permute(1, 2, 0)  # (channels, pixels, N)
+        features = images.flatten(2).permute(1, 2, 0).contiguous()  # (channels, pixels, N)
         y = features.gather(1, self._first_maximisers(features.detach()))
         y = y.permute(2, 0, 1).unflatten(2, self.output_size)
         return y if x.ndim == 4 else y[0]

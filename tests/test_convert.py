@@ -137,8 +137,10 @@ def test_gradients_reach_the_module(module, shape):
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_the_matrix_has_the_type_of_the_parameters(dtype):
-    w, b = sm.to_matrix(nn.Sequential(nn.Conv2d(1, 1, 2), nn.AvgPool2d(2)).to(dtype), (1, 5, 5))
-    assert w.dtype == b.dtype == dtype
+    for first in (nn.Conv2d(1, 1, 2), nn.Identity()):
+        module = nn.Sequential(first, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4, 1)).to(dtype)
+        w, b = sm.to_matrix(module, (1, 5, 5))
+        assert w.dtype == b.dtype == dtype
 
 
 @settings(max_examples=60)

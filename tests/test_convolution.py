@@ -212,6 +212,13 @@ def test_autocast_casts_as_torch_does(tied):
     assert layer.weight.grad.dtype == torch.float32
 
 
+def test_autocast_leaves_double_precision_alone():
+    layer, native = pair((1, 2, 3, (4, 4)), {}, torch.float64)
+    x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == native(x).dtype == torch.float64
+
+
 def test_activations_stay_features_first():
     first, second = sm.Conv2d(1, 2, 3, 6), sm.Conv2d(2, 2, 3, 4)
     y = first(torch.randn(5, 1, 6, 6)).relu()
