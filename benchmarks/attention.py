@@ -1,0 +1,63 @@
+"""Attention: the explicit matrix A(X) and linear attention against scaled_dot_product_attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from sparsemat.products.attention import attend, scores
+
+from .paired import Case
+
+BATCH, HEADS, DIM = 4, 4, 64
+
+
+def cases() -> Iterator[Case]:
+    """A forward and a backward pass, gradients to queries, keys and values."""
+    for tokens in (64, 128, 256):
+        yield case(
+            f"softmax as explicit A(X), T {tokens}",
+            tokens,
+            lambda q, k, v: scores(q, k) @ v,
+            goal=1.2,
+            stretch=1.0,
+        )
+    for causal, goal, stretch in ((False, 0.4, 0.2), (True, 0.65, 0.5)):
+        yield case(
+            f"linear{', causal' if causal else ''}, T 1024",
+            1024,
+            lambda q, k, v, causal=causal: attend(q, k, v, softmax=False, causal=causal),
+            causal=causal,
+            goal=goal,
+            stretch=stretch,
+        )
+    yield case("softmax, window 64, T 1024", 1024, lambda q, k, v: attend(q, k, v, window=64))
+
+
+def case(
+    name: str,
+    tokens: int,
+    product: Callable,
+    *,
+    causal: bool = False,
+    goal: float | None = None,
+    stretch: float | None = None,
+) -> Case:
+    """A product on random heads beside torch's fused softmax attention with the same mask."""
+    shape = BATCH, HEADS, tokens, DIM
+    q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
+    grad = torch.randn(shape)
+
+    def run(function: Callable) -> None:
+        function(q, k, v).backward(grad)
+        q.grad = k.grad = v.grad = None
+
+    def fused() -> None:
+        run(lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=causal))
+
+    name = f"attention, {name}, {HEADS} heads of {DIM}"
+    return Case(
+        name, ("torch's fused softmax", fused), ("ours", lambda: run(product)), goal, stretch
+    )
