@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from contract import Case, LayerContract, assert_near
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -369,3 +370,52 @@ def test_only_one_sequence_has_a_matrix():
 def test_repr_gives_the_arguments():
     text = "4, 2, bias=False, softmax=False, causal=True, window=3"
     assert text in repr(SelfAttention(4, 2, False, False, True, 3))
+
+
+class Itself(torch.nn.MultiheadAttention):
+    """torch's layer on one input, with a mask."""
+
+    def __init__(self, *arguments, causal=False, window=None, **options):
+        super().__init__(*arguments, batch_first=True, **options)
+        self.causal, self.window = causal, window
+
+    def forward(self, x):
+        batched = x if x.ndim == 3 else x[None]
+        mask = hidden(batched.shape[1], self.causal, self.window)
+        y = super().forward(batched, batched, batched, attn_mask=mask, need_weights=False)[0]
+        return y if x.ndim == 3 else y[0]
+
+
+def contract_case(tokens, dim, heads, bias=True, **mask):
+    def build(dtype):
+        torch.manual_seed(0)
+        reference = Itself(dim, heads, bias=bias, dtype=dtype, **mask)
+        layer = SelfAttention(dim, heads, bias=bias, dtype=dtype, **mask)
+        layer.load_state_dict(reference.state_dict())
+        return Case(layer, reference, (tokens, dim))
+
+    return build
+
+
+CONTRACT = {
+    "one head": contract_case(4, 3, 1),
+    "heads, no bias": contract_case(5, 4, 2, bias=False),
+    "causal": contract_case(5, 4, 2, causal=True),
+    "window": contract_case(6, 4, 2, window=1),
+    "causal window": contract_case(6, 2, 1, causal=True, window=2),
+}
+
+
+class TestContract(LayerContract):
+    cases = CONTRACT
+
+    def matrix(self, layer, x):
+        return layer.matrix(x)
+
+    def test_the_matrix_is_the_jacobian_of_torch(self, build):
+        """The matrix depends on the tokens, so its product is the layer's value, no derivative."""
+        case = build(torch.float64)
+        x = self.inputs(case)[0]
+        zero = case.layer(torch.zeros_like(x))  # equal tokens: what the biases alone give
+        y = (self.matrix(case.layer, x) @ x.reshape(-1)).view_as(x)
+        assert_near(y + zero, case.reference(x))

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from contract import Case, LayerContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsemat import RNN, recurrence_patterns
+from sparsemat import RNN, recurrence_patterns, to_matrix
 
 LAYERS = {
     "tanh": {"nonlinearity": "tanh"},
@@ -266,3 +267,54 @@ def test_repr_gives_the_arguments():
     assert repr(layer) == (
         "RNN(2, 3, num_layers=1, nonlinearity='linear', bias=False, batch_first=True)"
     )
+
+
+class States(RNN):
+    """The layer without the last state, as the contract wants one output."""
+
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
+class Loop(torch.nn.Module):
+    """A linear recurrence written out, with the parameter names of torch.nn.RNN."""
+
+    def __init__(self, source):
+        super().__init__()
+        for name, value in source.named_parameters():
+            self.register_parameter(name, torch.nn.Parameter(value.detach().clone()))
+
+    def forward(self, x):
+        state, states = x.new_zeros(len(x), self.weight_hh_l0.shape[0]), []
+        bias = getattr(self, "bias_ih_l0", 0) + getattr(self, "bias_hh_l0", 0)
+        for step in x.unbind(1):
+            state = step @ self.weight_ih_l0.mT + state @ self.weight_hh_l0.mT + bias
+            states.append(state)
+        return torch.stack(states, 1)
+
+
+def linear_case(steps, input_size, hidden_size, **options):
+    def build(dtype):
+        torch.manual_seed(0)
+        layer = States(input_size, hidden_size, nonlinearity="linear", **options, dtype=dtype)
+        return Case(layer, Loop(layer), (steps, input_size))
+
+    return build
+
+
+LINEAR = {
+    "few steps": linear_case(4, 3, 2),
+    "no bias": linear_case(3, 2, 4, bias=False),
+    "one step": linear_case(1, 2, 3),
+    "in chunks": linear_case(40, 1, 2),
+}
+
+
+class TestLinearContract(LayerContract):
+    cases = LINEAR
+
+    def matrix(self, layer, x):
+        whole = RNN(layer.input_size, layer.hidden_size, nonlinearity="linear", bias=layer.bias)
+        whole = whole.to(x.dtype)
+        whole.load_state_dict(layer.state_dict())
+        return to_matrix(whole, tuple(x.shape))[0]
