@@ -1,0 +1,49 @@
+"""The layers on a GPU give what they give on the CPU; without one the summary says so."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from contract import assert_near
+
+import sparsemat as sm
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+LAYERS = {
+    "tied convolution": (lambda: sm.Conv2d(3, 4, 3, (6, 5), padding=1), (3, 6, 5)),
+    "untied convolution": (lambda: sm.Conv2d(2, 3, 3, (6, 5), tied=False), (2, 6, 5)),
+    "average pooling": (lambda: sm.AvgPool2d(2, (6, 4)), (2, 6, 4)),
+    "max pooling": (lambda: sm.MaxPool2d(2, (6, 4)), (2, 6, 4)),
+    "linear recurrence": (lambda: sm.RNN(3, 4, nonlinearity="linear"), (40, 3)),
+    "tanh recurrence": (lambda: sm.RNN(3, 4), (7, 3)),
+    "softmax attention": (lambda: sm.SelfAttention(4, 2, causal=True), (6, 4)),
+    "linear attention": (lambda: sm.SelfAttention(4, 2, softmax=False, window=1), (6, 4)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_forward_and_gradients_agree_with_the_cpu(name):
+    make, shape = LAYERS[name]
+    torch.manual_seed(0)
+    layer = make().double()
+    twin = deepcopy(layer).cuda()
+    x = torch.randn(3, *shape, dtype=torch.float64)
+    results = []
+    for copy, at in ((layer, x.clone()), (twin, x.cuda())):
+        output = copy(at.requires_grad_())
+        output = output[0] if isinstance(output, tuple) else output
+        output.square().sum().backward()
+        gradients = [parameter.grad for parameter in copy.parameters()]
+        results.append([tensor.cpu() for tensor in (output, at.grad, *gradients)])
+    for ours, expected in zip(*reversed(results), strict=True):
+        assert_near(ours, expected)
+
+
+def test_a_matrix_moves():
+    pattern = sm.conv_pattern(1, 1, (3, 3), 2)
+    matrix, x = pattern.fill(torch.randn(4)), torch.randn(9)
+    there = matrix.to("cuda")
+    assert there.device.type == "cuda"
+    assert_near((there @ x.cuda()).cpu(), matrix @ x)
+    assert torch.equal(there.to_dense().cpu(), matrix.to_dense())
