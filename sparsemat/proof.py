@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import z3
 
 TIMEOUT_MS = 60_000
+MOST_STEPS = 200
 
 
 class ProofError(AssertionError):
@@ -25,14 +26,9 @@ def prove(claim: z3.BoolRef, given: Iterable[z3.BoolRef] = ()) -> None:
     Raises:
         ProofError: There is a counterexample (it is named), or the solver gave up.
     """
-    solver = z3.Solver()
-    solver.set(timeout=TIMEOUT_MS, random_seed=0)
-    solver.add(*given, z3.Not(claim))
-    answer = solver.check()
-    if answer == z3.sat:
-        raise ProofError(f"false, for example at {_assignment(solver.model())}")
-    if answer == z3.unknown:
-        raise ProofError(f"undecided: {solver.reason_unknown()}")
+    model = _model([*given, z3.Not(claim)])
+    if model is not None:
+        raise ProofError(f"false, for example at {_assignment(model)}")
 
 
 def refute(
@@ -43,35 +39,39 @@ def refute(
     Args:
         claim: A z3 formula over integer variables.
         given: The hypotheses.
-        minimize: Sizes to make as small as possible, the most important first.
+        minimize: Sizes to make as small as possible, the most important first; each bounded below.
 
     Returns:
         The counterexample, variable name to value, sorted by name.
 
     Raises:
-        ProofError: The claim holds (no counterexample), or the solver gave up.
+        ProofError: The claim holds (no counterexample), the solver gave up, or a size has no bound.
     """
-    given, best = [*given, z3.Not(claim)], None
-    for size in [None, *minimize]:
-        while True:
-            solver = z3.Solver()
-            solver.set(timeout=TIMEOUT_MS, random_seed=0)
-            solver.add(*given)
-            if size is not None:
-                solver.add(size < best.eval(size, model_completion=True))
-            answer = solver.check()
-            if answer != z3.sat:
+    constraints = [*given, z3.Not(claim)]
+    found = _model(constraints)
+    if found is None:
+        raise ProofError("the claim holds: there is no counterexample")
+    for size in minimize:
+        for _ in range(MOST_STEPS):
+            smaller = _model([*constraints, size < found.eval(size, model_completion=True)])
+            if smaller is None:
                 break
-            best = solver.model()
-            if size is None:
-                break
-        if best is None and answer == z3.unsat:
-            raise ProofError("the claim holds: there is no counterexample")
-        if answer == z3.unknown:
-            raise ProofError(f"undecided: {solver.reason_unknown()}")
-        if size is not None:
-            given.append(size == best.eval(size, model_completion=True))
-    return _assignment(best)
+            found = smaller
+        else:
+            raise ProofError(f"undecided: {size} was still shrinking after {MOST_STEPS} steps")
+        constraints.append(size == found.eval(size, model_completion=True))
+    return _assignment(found)
+
+
+def _model(constraints: list[z3.BoolRef]) -> z3.ModelRef | None:
+    """Values that satisfy all constraints, or None if there are none."""
+    solver = z3.Solver()
+    solver.set(timeout=TIMEOUT_MS, random_seed=0)
+    solver.add(*constraints)
+    answer = solver.check()
+    if answer == z3.unknown:
+        raise ProofError(f"undecided: {solver.reason_unknown()}")
+    return solver.model() if answer == z3.sat else None
 
 
 def _assignment(model: z3.ModelRef) -> dict[str, int]:

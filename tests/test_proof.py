@@ -72,5 +72,11 @@ def test_an_undecided_claim_says_so(ask, monkeypatch):
         ask(UNDECIDABLE, [a > 0, b > 0, n > 0])
 
 
+def test_a_size_without_a_bound_ends(monkeypatch):
+    monkeypatch.setattr(proof, "MOST_STEPS", 5)
+    with pytest.raises(ProofError, match="a was still shrinking after 5 steps"):
+        refute(a > 0, minimize=[a])
+
+
 def test_a_proof_error_fails_a_test():
     assert issubclass(ProofError, AssertionError)
