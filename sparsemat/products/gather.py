@@ -140,6 +140,7 @@ class GatherProduct:
 class _GatheredProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, theta: torch.Tensor, x: torch.Tensor, product: GatherProduct):
+        ctx.strides = x.stride()
         theta, x = theta.contiguous(), x.contiguous()
         ctx.save_for_backward(theta, x)
         ctx.product = product
@@ -173,6 +174,9 @@ class _GatheredProduct(torch.autograd.Function):
                 if len(block.absent):
                     scattered.index_fill_(0, block.absent, 0)
                 grad_x.index_add_(0, block.index, scattered)
+            if ctx.strides == (1, x.shape[0]):
+                # in the layout of x: the layer before multiplies it with what it saved in that one
+                grad_x = grad_x.t().contiguous().t()
         return grad_theta, grad_x, None
 
 
