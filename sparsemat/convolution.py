@@ -68,7 +68,7 @@ def conv_pattern(
     stride, dilation = as_tuple("stride", stride, dims), as_tuple("dilation", dilation, dims)
     check_channels(in_channels, out_channels, groups)
     reads = _reads(size, kernel, stride, padding, dilation, padding_mode)
-    pixel, outputs = _combine(reads, size)  # (positions, taps), -1 outside
+    pixel = combine_axes(reads, size)
     positions, taps = pixel.shape
     group_in, group_out = in_channels // groups, out_channels // groups
 
@@ -84,7 +84,7 @@ def conv_pattern(
     col = np.broadcast_to(ci * prod(size) + read, shape)[inside]
     index = np.broadcast_to((co * group_in + channel) * taps + tap, shape)[inside]
     return Pattern(
-        (out_channels * prod(outputs), in_channels * prod(size)),
+        (out_channels * positions, in_channels * prod(size)),
         row,
         col,
         index,
@@ -238,14 +238,22 @@ def _reads(
     ]
 
 
-def _combine(reads: list[np.ndarray], size: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Flatten the axes' reads to ``(positions, taps)`` pixels, -1 where any axis reads a zero."""
+def combine_axes(reads: Sequence[np.ndarray], size: Sequence[int]) -> np.ndarray:
+    """The pixels that windows read, from what they read along each axis.
+
+    Args:
+        reads: For each axis the coordinate read, int64 ``(outputs, taps)``, -1 for none.
+        size: Length of each axis.
+
+    Returns:
+        int64 ``(prod(outputs), prod(taps))``: the flattened pixel, -1 where any axis reads none.
+    """
     pixel = np.zeros((1, 1), dtype=np.int64)
     for read, length in zip(reads, size, strict=True):
         outside = (pixel[:, None, :, None] < 0) | (read[None, :, None, :] < 0)
         pixel = np.where(outside, -1, pixel[:, None, :, None] * length + read[None, :, None, :])
         pixel = pixel.reshape(pixel.shape[0] * pixel.shape[1], -1)
-    return pixel, tuple(len(read) for read in reads)
+    return pixel
 
 
 class _MatrixConv:

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 import torch
 
-from .convolution import as_tuple
+from .convolution import as_tuple, combine_axes
 from .matrix import SparseMatrix
 from .pattern import Pattern
 from .products import GatherProduct, GeneralProduct, choose
@@ -81,8 +81,8 @@ def pool_windows(
         dilation: Step between the cells of a window.
 
     Returns:
-        For each axis the coordinates read, int64 ``(windows, kernel)``, possibly outside the input,
-        and whether each lies within the padded input, bool of the same shape.
+        For each axis the coordinates read, int64 ``(windows, kernel)``, -1 outside the input, and
+        whether each lies within the padded input, bool of the same shape.
 
     Raises:
         ValueError: An argument is out of range or the output would be empty.
@@ -106,7 +106,7 @@ def pool_windows(
         if ceil_mode and (count - 1) * s >= n + p:  # the last window must start inside
             count -= 1
         read = s * np.arange(count)[:, None] + d * np.arange(k) - p
-        windows.append((read, read < n + p))
+        windows.append((np.where((read >= 0) & (read < n), read, -1), read < n + p))
     return windows
 
 
@@ -261,14 +261,14 @@ class MaxPool2d(torch.nn.MaxPool2d):
         windows = pool_windows(input_size, kernel_size, stride, padding, ceil_mode, dilation)
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode=ceil_mode)
         self.input_size, self.output_size = input_size, tuple(len(read) for read, _ in windows)
-        inside, pixel = _combine(input_size, [read for read, _ in windows])
-        if not inside.any(1).all():
+        pixel = combine_axes([read for read, _ in windows], input_size)
+        if not (pixel >= 0).any(1).all():
             raise ValueError(
                 "every window must hold a cell of the input, got a window beyond it with "
                 f"input_size={input_size}, padding={padding} and dilation={dilation}"
             )
         # row k: the k-th cell of every window, -1 outside; no buffer, as torch saves no state
-        self._cells = torch.from_numpy(np.where(inside, pixel, -1).T.copy())
+        self._cells = torch.from_numpy(pixel.T.copy())
 
     def selection(self, x: torch.Tensor) -> SparseMatrix:
         """The matrix S(x) of one image, whose only values are ones.
@@ -349,14 +349,14 @@ def avg_pool_divisors(
         raise ValueError(f"divisor_override must be at least 1, got {divisor_override}")
     size = as_tuple("input_size", input_size)
     windows = pool_windows(size, kernel_size, stride, padding, ceil_mode)
-    inside, pixel = _combine(size, [read for read, _ in windows])
+    pixel = combine_axes([read for read, _ in windows], size)
     padded = np.ones(1, dtype=np.int64)  # cells of a window inside the padded input
     for _, in_padded in windows:
         padded = (padded[:, None] * in_padded.sum(1)).reshape(-1)
-    divisor = padded if count_include_pad else inside.sum(1)
+    divisor = padded if count_include_pad else (pixel >= 0).sum(1)
     if divisor_override is not None:
         divisor = np.full(len(pixel), divisor_override)
-    return _average(channels, prod(size), inside, pixel, divisor)
+    return _average(channels, prod(size), pixel, divisor)
 
 
 def adaptive_avg_pool(
@@ -380,17 +380,17 @@ def adaptive_avg_pool(
         start, stop = np.arange(m) * n // m, -(-np.arange(1, m + 1) * n // m)
         read = start[:, None] + np.arange((stop - start).max())
         reads.append(np.where(read < stop[:, None], read, -1))
-    inside, pixel = _combine(input_size, reads)
-    return _average(channels, prod(input_size), inside, pixel, inside.sum(1))
+    pixel = combine_axes(reads, input_size)
+    return _average(channels, prod(input_size), pixel, (pixel >= 0).sum(1))
 
 
 def _average(
-    channels: int, pixels: int, inside: np.ndarray, pixel: np.ndarray, divisor: np.ndarray
+    channels: int, pixels: int, pixel: np.ndarray, divisor: np.ndarray
 ) -> tuple[Pattern, torch.Tensor]:
     outputs, taps = pixel.shape
     divisors, which = np.unique(divisor, return_inverse=True)
     shape = (channels, outputs, taps)
-    kept = np.broadcast_to(inside, shape)
+    kept = np.broadcast_to(pixel >= 0, shape)
     channel = np.arange(channels).reshape(-1, 1, 1)
     position = np.arange(outputs).reshape(-1, 1)
     pattern = Pattern(
@@ -401,18 +401,6 @@ def _average(
         len(divisors),
     )
     return pattern, torch.from_numpy(divisors)
-
-
-def _combine(size: Sequence[int], reads: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Flatten the axes' reads to ``(outputs, cells)``: whether inside the input, and the pixel."""
-    inside, pixel = np.ones((1, 1), dtype=bool), np.zeros((1, 1), dtype=np.int64)
-    for length, read in zip(size, reads, strict=True):
-        valid = (read >= 0) & (read < length)
-        inside = inside[:, None, :, None] & valid[None, :, None, :]
-        pixel = pixel[:, None, :, None] * length + read[None, :, None, :]
-        shape = inside.shape[0] * inside.shape[1], -1
-        inside, pixel = inside.reshape(shape), pixel.reshape(shape)
-    return inside, pixel
 
 
 def _images(x: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:

@@ -23,9 +23,8 @@ import torch
 from ..pattern import Pattern
 
 BLOCK_BYTES = 1 << 20
-MOST_FILL = (
-    2.0  # table entries a stored entry; beyond it the absent entries cost more than they save
-)
+# table entries a stored entry; beyond it the absent entries cost more than they save
+MOST_FILL = 2.0
 
 
 class Block(NamedTuple):
@@ -94,9 +93,10 @@ class GatherProduct:
         if component is None:
             return None
         tables = _tables(pattern, component)
-        if tables is None or _strides(tables[2]) is None:
+        if tables is None:
             return None
-        return cls(pattern, *tables)
+        product = cls(pattern, *tables)
+        return None if product.row_strides is None else product
 
     def output_view(self, y: torch.Tensor) -> torch.Tensor:
         """Contiguous y ``(rows, n)`` seen as ``(G, M, L, n)``."""
@@ -299,7 +299,6 @@ def _tables(
     row, col, index = _sorted_triples(pattern, by_column=positions == 1)
     if positions == 1:
         slot = _count_within_runs(row[1:] != row[:-1])
-        slots = int(slot.max()) + 1
     else:
         repeat = _count_within_runs((row[1:] != row[:-1]) | (index[1:] != index[:-1]))
         name = index * (int(repeat.max()) + 1) + repeat
@@ -309,7 +308,7 @@ def _tables(
         slot_of_name = np.empty_like(ranked)
         slot_of_name[ranked] = _count_within_runs(np.diff(part_of_name[ranked]) != 0)
         slot = slot_of_name[name]
-        slots = int(slot.max()) + 1
+    slots = int(slot.max()) + 1
     if parts * positions * slots > MOST_FILL * pattern.nnz:
         return None
 
@@ -324,7 +323,7 @@ def _tables(
     group = np.argsort(np.argsort(leader))[group]
     leader = np.sort(leader)
     members = np.bincount(group)
-    if len(set(members.tolist())) != 1 or not np.array_equal(cols, cols[leader[group]]):
+    if members.min() != members.max() or not np.array_equal(cols, cols[leader[group]]):
         return None
     groups, outputs = len(leader), int(members[0])
     if outputs * positions == 1:
@@ -342,9 +341,8 @@ def _sorted_triples(pattern: Pattern, by_column: bool) -> tuple[np.ndarray, ...]
     second = pattern.col if by_column else pattern.index
     new_row = pattern.row[1:] != pattern.row[:-1]
     rows_together = new_row.sum() + 1 == len(np.unique(pattern.row[np.append(True, new_row)]))
-    if (
-        rows_together and (new_row | (second[1:] >= second[:-1])).all()
-    ):  # as the builders store them
+    # as the builders store them
+    if rows_together and (new_row | (second[1:] >= second[:-1])).all():
         return pattern.row, pattern.col, pattern.index
     order = np.lexsort((second, pattern.row))
     return pattern.row[order], pattern.col[order], pattern.index[order]
