@@ -40,18 +40,20 @@ class ImageNetwork:
         """
         convolution, pooling = (sm.Conv2d, sm.AvgPool2d) if matrix else (nn.Conv2d, nn.AvgPool2d)
         layers = OrderedDict(scale=Scale(self.mean, self.std))
-        channels, size, stage = self.channels, self.size, 1
+        channels, size, convs, pools = self.channels, self.size, 0, 0
         for layer in self.layers:
             where = {"input_size": size} if matrix else {}
             if layer == "P":
-                layers[f"pool{stage}"] = pooling(2, **where)
-                size, stage = (size[0] // 2, size[1] // 2), stage + 1
+                pools += 1
+                layers[f"pool{pools}"] = pooling(2, **where)
+                size = size[0] // 2, size[1] // 2
             else:
-                layers[f"conv{stage}"] = convolution(
+                convs += 1
+                layers[f"conv{convs}"] = convolution(
                     channels, layer, 3, padding=1, bias=False, **where
                 )
-                layers[f"norm{stage}"] = nn.BatchNorm2d(layer)
-                layers[f"relu{stage}"] = nn.ReLU()
+                layers[f"norm{convs}"] = nn.BatchNorm2d(layer)
+                layers[f"relu{convs}"] = nn.ReLU()
                 channels = layer
         layers["flatten"] = nn.Flatten()
         layers["linear"] = nn.Linear(channels * size[0] * size[1], self.classes)
