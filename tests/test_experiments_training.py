@@ -64,7 +64,7 @@ def test_counts_of_parameters_and_nonzeros():
     assert untied.conv1.weight.numel() == tied.conv1.pattern.nnz
     trained = sum(net.numel() for net in untied.parameters())
     norms_and_bias = 2 * (16 + 32 + 64) + 10
-    assert models.nonzeros(QUICK.network) == trained - norms_and_bias
+    assert QUICK.network.nonzeros("tied") == trained - norms_and_bias
 
 
 def test_the_order_of_examples_depends_on_seed_and_epoch_alone():

@@ -28,6 +28,9 @@ def _run(options: argparse.Namespace) -> int:
         options.seed,
         options.profile,
         device=options.device,
+        devices=options.devices,
+        nodes=options.nodes,
+        precision=options.precision,
         resume=options.resume,
         runs=options.runs,
         results=options.results,
@@ -41,8 +44,9 @@ def _list(options: argparse.Namespace) -> int:
     for name, experiment in EXPERIMENTS.items():
         print(name)
         print(f"  variants: {', '.join(experiment.variants)}")
-        for profile, configuration in experiment.profiles.items():
-            print(f"  {profile}: {configuration.dataset}, {configuration.epochs} epochs")
+        for profile, made in experiment.profiles.items():
+            print(f"  {profile}: {made.dataset}, {made.epochs} epochs of batches of ", end="")
+            print(f"{made.batch_size}, {made.optimizer} at {made.learning_rate:g}")
     return 0
 
 
@@ -75,9 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("experiment", help="a name that list shows")
     run.add_argument("--variant", default="native")
     run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--profile", default="quick", help="quick or full")
+    run.add_argument("--profile", default="quick", help="one that list shows (default: quick)")
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     run.add_argument("--device", **device)
+    run.add_argument("--devices", type=int, default=1, help="processes a machine (default 1)")
+    run.add_argument("--nodes", type=int, default=1, help="machines (default 1)")
+    run.add_argument("--precision", help="of Fabric, such as bf16-mixed (default 32-true)")
     run.add_argument(
         "--runs", type=Path, default=Path("runs"), help="folder of checkpoints and quick records"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .files import atomic
 
 # fields that differ between two runs of the same thing
 INCIDENTAL = ("seconds", "peak_mebibytes", "device", "versions", "commit")
+NAMED = ("experiment", "variant", "seed", "profile")
 FIELDS = (
     *("experiment", "variant", "seed", "profile", "configuration", "data", "metric", "parameters"),
     *("nonzeros", "curve", "best", "last", "weights_sha256", *INCIDENTAL),
@@ -28,13 +30,21 @@ FIELDS = (
 def write(record: dict, folder: Path) -> Path:
     """Write a record to ``folder/EXPERIMENT-VARIANT-SEED.json``.
 
+    Between experiment and variant stands the profile, if it is neither the full nor the quick one.
+
     Returns:
         The path.
     """
-    path = folder / "{experiment}-{variant}-{seed}.json".format(**record)
+    path = folder / f"{name(**{part: record[part] for part in NAMED})}.json"
     with atomic(path) as partial:
         partial.write_text(json.dumps(record, indent=1) + "\n")
     return path
+
+
+def name(experiment: str, variant: str, seed: int, profile: str) -> str:
+    """What a run is called: the stem of its record's file."""
+    special = [] if profile in ("full", "quick") else [profile]
+    return "-".join([experiment, *special, variant, str(seed)])
 
 
 def read(path: Path) -> dict:
@@ -68,43 +78,58 @@ def comparable(record: dict) -> dict:
 
 
 def table(found: list[dict]) -> pd.DataFrame:
-    """One row an experiment and variant: the last epoch's metric over seeds, sizes and times.
+    """One row an experiment, profile and variant: the last epoch's metric over seeds, and costs.
 
     Args:
-        found: Records, of the full profile if the table is to be compared with the paper's.
+        found: Records, in any order.
 
     Returns:
-        A frame whose ``metric`` is the mean over seeds at the last epoch (the epochs were chosen in
-        advance) and ``spread`` the standard deviation, missing for a single seed.
+        A frame in the order of ``EXPERIMENTS``, whose ``metric`` is the mean over seeds at the last
+        epoch (the epochs were chosen in advance) and ``spread`` the standard deviation, missing for
+        a single seed; ``best epoch`` is the mean over seeds of the epoch that was best on the test
+        examples; the paper's numbers are missing where its text lacks them.
     """
     rows = []
-    for name, experiment in EXPERIMENTS.items():
-        for variant in experiment.variants:
-            group = [r for r in found if (r["experiment"], r["variant"]) == (name, variant)]
-            if not group:
-                continue
-            metrics = np.array([record["last"][record["metric"]] for record in group])
-            seconds = [epoch["seconds"] for record in group for epoch in record["curve"]]
-            side = "native" if variant == "native" else "matrix"
-            rows.append(
-                {
-                    "experiment": name,
-                    "variant": variant,
-                    "seeds": len(group),
-                    "name": group[0]["metric"],
-                    "metric": metrics.mean(),
-                    "spread": metrics.std(ddof=1) if len(group) > 1 else np.nan,
-                    "paper": experiment.paper[side]["metric"],
-                    "epochs": group[0]["last"]["epoch"],
-                    "paper epoch": experiment.paper[side]["epoch"],
-                    "parameters": group[0]["parameters"],
-                    "nonzeros": group[0]["nonzeros"],
-                    "seconds an epoch": float(np.median(seconds)),
-                    "peak MiB": max(record["peak_mebibytes"] for record in group),
-                    "data": group[0]["data"]["subset"] or "whole",
-                }
-            )
+    for (title, profile, variant), group in _groups(found):
+        paper = EXPERIMENTS[title].paper["native" if variant.startswith("native") else "matrix"]
+        metrics = np.array([record["last"][record["metric"]] for record in group])
+        seconds = [epoch["seconds"] for record in group for epoch in record["curve"]]
+        rows.append(
+            {
+                "experiment": title,
+                "profile": profile,
+                "variant": variant,
+                "seeds": len(group),
+                "name": group[0]["metric"],
+                "metric": metrics.mean(),
+                "spread": metrics.std(ddof=1) if len(group) > 1 else np.nan,
+                "paper": np.nan if paper["metric"] is None else paper["metric"],
+                "epochs": group[0]["last"]["epoch"],
+                "best epoch": np.mean([record["best"]["epoch"] for record in group]),
+                "paper epoch": paper["epoch"],
+                "parameters": group[0]["parameters"],
+                "nonzeros": group[0]["nonzeros"],
+                "seconds an epoch": float(np.median(seconds)),
+                "peak MiB": max(record["peak_mebibytes"] for record in group),
+                "data": group[0]["data"]["subset"] or "whole",
+            }
+        )
     return pd.DataFrame(rows)
+
+
+def _groups(found: list[dict]) -> Iterator[tuple[tuple[str, str, str], list[dict]]]:
+    """The records of each experiment, profile and variant, by seed, in the experiments' order."""
+    for title, experiment in EXPERIMENTS.items():
+        for profile in experiment.profiles:
+            for variant in experiment.variants:
+                key = title, profile, variant
+                group = [
+                    record
+                    for record in found
+                    if (record["experiment"], record["profile"], record["variant"]) == key
+                ]
+                if group:
+                    yield key, sorted(group, key=lambda record: record["seed"])
 
 
 def environment(device: torch.device) -> dict:

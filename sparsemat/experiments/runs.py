@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 
-from . import datasets, models, records, training
+from . import datasets, records, training
 from .configurations import EXPERIMENTS, Configuration
 from .tasks import TASKS
 
@@ -21,6 +21,9 @@ def run(
     profile: str = "quick",
     *,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    precision: str | None = None,
     resume: bool = False,
     runs: Path = RUNS,
     results: Path = RESULTS,
@@ -31,11 +34,14 @@ def run(
         experiment: Name in ``EXPERIMENTS``.
         variant: One of its variants.
         seed: Seed of everything random.
-        profile: "quick" or "full".
+        profile: One of its profiles.
         device: "auto", "cpu" or "cuda".
+        devices: Processes a machine.
+        nodes: Machines.
+        precision: Of Fabric, instead of the configuration's.
         resume: Whether to go on from the run's last checkpoint, if there is one.
         runs: Folder for checkpoints and for the records of quick runs.
-        results: Folder for the records of full runs.
+        results: Folder for the records of all other runs.
 
     Returns:
         The record and where it was written.
@@ -45,9 +51,11 @@ def run(
             checkpoint belongs to another run.
     """
     configuration = find(experiment, variant, profile)
-    fabric = training.make_fabric(device, configuration.precision)
+    if precision is not None:
+        configuration = replace(configuration, precision=precision)
+    fabric = training.make_fabric(device, configuration.precision, devices, nodes)
     data = datasets.load(configuration.dataset)
-    checkpoint = runs / f"{experiment}-{variant}-{seed}-{profile}.ckpt"
+    checkpoint = runs / f"{records.name(experiment, variant, seed, profile)}-{profile}.ckpt"
     progress = training.train(
         configuration, variant, seed, fabric=fabric, checkpoint=checkpoint, resume=resume
     )
@@ -67,7 +75,7 @@ def run(
         },
         "metric": task.metric,
         "parameters": sum(parameter.numel() for parameter in progress.model.parameters()),
-        "nonzeros": models.nonzeros(configuration.network),
+        "nonzeros": configuration.network.nonzeros(variant),
         "curve": curve,
         "best": task.best(curve, key=lambda epoch: epoch[task.metric]),
         "last": curve[-1],
@@ -76,8 +84,11 @@ def run(
         "weights_sha256": training.weights_sha256(progress.model),
         **records.environment(fabric.device),
     }
+    if devices * nodes > 1:
+        record["device"] |= {"devices": devices, "nodes": nodes}
     record = json.loads(json.dumps(record))  # as a reader of the file will see it
-    return record, records.write(record, results if profile == "full" else runs)
+    folder = runs if profile == "quick" else results
+    return record, records.write(record, folder) if fabric.is_global_zero else folder
 
 
 def verify(path: Path, *, epochs: int = 1, device: str = "auto") -> list[str]:
@@ -100,7 +111,12 @@ def verify(path: Path, *, epochs: int = 1, device: str = "auto") -> list[str]:
     """
     record = records.read(path)
     configuration = find(record["experiment"], record["variant"], record["profile"])
-    if json.loads(json.dumps(asdict(configuration))) != record["configuration"]:
+    configuration = replace(configuration, precision=record["configuration"]["precision"])
+    # a field that is younger than the record had its default then
+    usual = {f.name: f.default for f in fields(configuration) if f.default is not MISSING}
+    if json.loads(json.dumps(asdict(configuration))) != json.loads(
+        json.dumps(usual | record["configuration"])
+    ):
         return ["the configuration of this experiment has changed since the record"]
     data = datasets.load(configuration.dataset)
     if data.fingerprint != record["data"]["fingerprint"]:

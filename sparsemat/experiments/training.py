@@ -10,23 +10,26 @@ import hashlib
 import platform
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 from tqdm import tqdm
 
 from . import datasets, models
+from .augmentation import AUGMENTATIONS
 from .configurations import Configuration
 from .files import atomic
 from .tasks import TASKS, Task
 
-EVALUATION_BATCH = 1000
+EVALUATION_BATCH = 250
+HELD_OUT = 0.1  # of the training examples, where early stopping has no validation set
 
 
 @dataclass
@@ -36,7 +39,8 @@ class Progress:
     Args:
         model: The network.
         curve: One entry an epoch: ``epoch`` from 1, ``train_loss`` (mean over its steps),
-            ``test_loss``, the task's metric, and the ``seconds`` of training.
+            ``test_loss``, the task's metric, the same two of the validation examples where there
+            are any (``valid_loss``, ``valid_`` metric), and the ``seconds`` of training.
         peak_mebibytes: Most memory in use so far: the GPU's where there is one, else the process's.
     """
 
@@ -70,9 +74,14 @@ def train(
         ValueError: The checkpoint belongs to another run.
     """
     task, data = TASKS[configuration.task], datasets.load(configuration.dataset)
-    inputs, targets = (tensor.to(fabric.device) for tensor in data.train)
-    test = tuple(tensor.to(fabric.device) for tensor in data.test)
+    parts = {
+        name: tuple(tensor.to(fabric.device) for tensor in part)
+        for name, part in _parts(configuration, data, seed).items()
+    }
+    inputs, targets = parts.pop("train")
     model = models.build(configuration.network, variant, seed)
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer, schedule = make_optimizer(configuration, model, len(inputs))
     forward, stepper = fabric.setup(model, optimizer)
 
@@ -89,30 +98,33 @@ def train(
         total=last * per_epoch,
         initial=len(progress.curve) * per_epoch,
         desc=f"{configuration.dataset} {variant} {seed}",
-        disable=None,  # silent where nobody watches
+        # silent where nobody watches, and in all processes but one
+        disable=None if fabric.is_global_zero else True,
     )
     for epoch in range(len(progress.curve), last):
+        if _has_stopped(configuration, progress.curve):
+            break
         started, losses = time.perf_counter(), []
         torch.manual_seed(_epoch_seed(seed, epoch))
         batches = order(len(inputs), configuration.batch_size, seed, epoch)
         forward.train()
         for loss in steps(
-            forward, stepper, schedule, task, inputs, targets, batches, fabric.backward
+            forward, stepper, schedule, configuration, inputs, targets, batches, fabric
         ):
             losses.append(loss.detach())
             bar.update()
-        train_loss = torch.stack(losses).double().mean().item()
+        train_loss = fabric.all_reduce(torch.stack(losses).double(), reduce_op="sum").mean().item()
         seconds = time.perf_counter() - started
+        found = {}
+        for name, part in parts.items():
+            loss, metric = evaluate(forward, task, *part, fabric)
+            prefix = "" if name == "test" else f"{name}_"
+            found |= {f"{name}_loss": loss, f"{prefix}{task.metric}": metric}
         progress.curve.append(
-            {
-                "epoch": epoch + 1,
-                "train_loss": train_loss,
-                **evaluate(forward, task, *test),
-                "seconds": round(seconds, 3),
-            }
+            {"epoch": epoch + 1, "train_loss": train_loss, **found, "seconds": round(seconds, 3)}
         )
         progress.peak_mebibytes = max(progress.peak_mebibytes, _peak_mebibytes(fabric.device))
-        if checkpoint is not None:
+        if checkpoint is not None and fabric.is_global_zero:
             _save(checkpoint, identity, stateful, progress)
     bar.close()
     return progress
@@ -122,32 +134,50 @@ def steps(
     model: nn.Module,
     optimizer: Optimizer,
     schedule: LRScheduler,
-    task: Task,
+    configuration: Configuration,
     inputs: Tensor,
     targets: Tensor,
-    batches: Iterator[Tensor],
-    backward: Callable[[Tensor], None] = Tensor.backward,
+    batches: Iterable[Tensor],
+    fabric: Fabric | None = None,
 ) -> Iterator[Tensor]:
-    """Take one step a batch, and yield the loss before it.
+    """Take one step a batch, and yield this process's part of the loss before it.
 
     Args:
         model: The network.
         optimizer: Its optimiser.
-        schedule: Advanced once a step.
-        task: Gives the loss.
+        schedule: Advanced once a step where it is a one-cycle, else once an epoch.
+        configuration: Gives the loss, the augmentation and the clipping.
         inputs: All training inputs, first axis examples.
         targets: All training targets.
-        batches: Index tensors into them.
-        backward: How to differentiate; Fabric's scales for mixed precision.
+        batches: Index tensors into them: the batches of an epoch, over all processes together.
+        fabric: The processes; without it there is one.
+
+    Yields:
+        The mean loss of this process's examples times their share of the batch, so that the sum
+        over processes is the mean loss of the batch.
     """
+    task = TASKS[configuration.task]
+    rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    every_step = configuration.schedule == "one-cycle"
     for batch in batches:
-        at = batch.to(inputs.device)
-        loss = task.loss(model(inputs[at]), targets[at])
+        change = AUGMENTATIONS[configuration.augmentation](len(batch))
+        mine = torch.arange(rank, len(batch), world)
+        at = batch[mine].to(inputs.device)
+        x, y = change(inputs[at], mine), targets[at]
+        share = len(mine) / len(batch)
+        loss = task.loss(task.outputs(model, x, y), y)
         optimizer.zero_grad()
-        backward(loss)
+        # gradients are averaged over the processes, so a share counts as many times as there are
+        scaled = loss * (share * world) if world > 1 else loss
+        fabric.backward(scaled) if fabric else scaled.backward()
+        if configuration.clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), configuration.clip)
         optimizer.step()
+        if every_step:
+            schedule.step()
+        yield loss * share if world > 1 else loss
+    if not every_step:
         schedule.step()
-        yield loss
 
 
 def losses(
@@ -170,28 +200,35 @@ def losses(
         ``count`` losses, each before its step.
     """
     inputs, targets = datasets.load(configuration.dataset).train
+    if targets.is_floating_point():
+        targets = targets.to(dtype)
     model = models.build(configuration.network, variant, seed).to(dtype)
     optimizer, schedule = make_optimizer(configuration, model, len(inputs))
-    batches = (
-        batch
-        for epoch in range(configuration.epochs)
-        for batch in order(len(inputs), configuration.batch_size, seed, epoch)
-    )
-    task = TASKS[configuration.task]
-    stepped = steps(model, optimizer, schedule, task, inputs, targets, batches)
-    return [next(stepped).item() for _ in range(count)]
+    torch.manual_seed(_epoch_seed(seed, 0))
+    found: list[float] = []
+    epoch = 0
+    while len(found) < count:
+        batches = order(len(inputs), configuration.batch_size, seed, epoch)[: count - len(found)]
+        stepped = steps(model, optimizer, schedule, configuration, inputs, targets, batches)
+        found += [loss.item() for loss in stepped]
+        epoch += 1
+    return found
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, task: Task, inputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """Mean loss and the task's metric over all examples, as ``test_loss`` and by its name."""
+def evaluate(
+    model: nn.Module, task: Task, inputs: Tensor, targets: Tensor, fabric: Fabric
+) -> tuple[float, float]:
+    """Mean loss and the task's metric over all examples, which the processes share."""
     model.eval()
-    loss = score = 0.0
-    for x, y in zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True):
-        outputs = model(x)
-        loss += task.loss(outputs, y).item() * len(x)
-        score += task.score(outputs, y).item()
-    return {"test_loss": loss / len(inputs), task.metric: task.scale * score / len(inputs)}
+    sums = torch.zeros(2, dtype=torch.float64, device=inputs.device)
+    mine = torch.arange(fabric.global_rank, len(inputs), fabric.world_size, device=inputs.device)
+    for at in mine.split(EVALUATION_BATCH):
+        x, y = inputs[at], targets[at]
+        outputs = task.outputs(model, x, y)
+        sums += torch.stack([task.loss(outputs, y) * len(at), task.score(outputs, y)]).double()
+    loss, score = (fabric.all_reduce(sums, reduce_op="sum") / len(inputs)).tolist()
+    return loss, task.report(score)
 
 
 def order(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
@@ -203,22 +240,29 @@ def order(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, .
 def make_optimizer(
     configuration: Configuration, model: nn.Module, examples: int
 ) -> tuple[Optimizer, LRScheduler]:
-    """AdamW and its one-cycle schedule over all steps of a run."""
-    rate = configuration.learning_rate
-    optimizer = AdamW(model.parameters(), lr=rate, weight_decay=configuration.weight_decay)
+    """The configuration's optimiser, and its schedule over all steps or epochs of a run."""
+    rate, decay = configuration.learning_rate, configuration.weight_decay
+    make = {"adamw": AdamW, "adam": Adam, "sgd": partial(SGD, momentum=0.9, nesterov=True)}
+    optimizer = make[configuration.optimizer](model.parameters(), lr=rate, weight_decay=decay)
+    if configuration.schedule == "steps":
+        milestones = list(configuration.milestones)
+        return optimizer, MultiStepLR(optimizer, milestones, gamma=configuration.factor)
     total = configuration.epochs * -(-examples // configuration.batch_size)
     return optimizer, OneCycleLR(optimizer, max_lr=rate, total_steps=total)
 
 
-def make_fabric(device: str, precision: str) -> Fabric:
-    """Fabric on one device.
+def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -> Fabric:
+    """Fabric, with its processes started.
 
     Args:
         device: "cpu", "cuda" or "auto" (a GPU if there is one).
         precision: As Fabric names it.
+        devices: Processes a machine, each with a device of its own.
+        nodes: Machines.
 
     Raises:
-        ValueError: A GPU is asked for and there is none, or the device is unknown.
+        ValueError: A GPU is asked for and there is none, there are fewer than asked for, or the
+            device is unknown.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"the device must be auto, cpu or cuda, got {device!r}")
@@ -226,7 +270,20 @@ def make_fabric(device: str, precision: str) -> Fabric:
         raise ValueError("the device cuda needs a GPU that torch can see, and it sees none")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Fabric(accelerator=device, devices=1, precision=precision)
+    for name, value in (("devices", devices), ("nodes", nodes)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if device == "cuda" and devices > torch.cuda.device_count():
+        raise ValueError(f"devices must be at most {torch.cuda.device_count()}, got {devices}")
+    fabric = Fabric(
+        accelerator=device,
+        devices=devices,
+        num_nodes=nodes,
+        precision=precision,
+        strategy="ddp" if devices * nodes > 1 else "auto",
+    )
+    fabric.launch()
+    return fabric
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -235,6 +292,30 @@ def weights_sha256(model: nn.Module) -> str:
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _parts(
+    configuration: Configuration, data: datasets.Dataset, seed: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Training, test and, where there are any, validation examples."""
+    parts = {"train": data.train, "test": data.test}
+    if data.valid is not None:
+        parts["valid"] = data.valid
+    elif configuration.patience is not None:
+        inputs, targets = data.train
+        count = round(HELD_OUT * len(inputs))
+        shuffled = order(len(inputs), len(inputs), seed, -1)[0]
+        for name, at in (("valid", shuffled[:count]), ("train", shuffled[count:])):
+            parts[name] = inputs[at], targets[at]
+    return parts
+
+
+def _has_stopped(configuration: Configuration, curve: list[dict]) -> bool:
+    """Whether the validation loss has not improved for as many epochs as we are patient."""
+    if configuration.patience is None or not curve:
+        return False
+    watched = [epoch["valid_loss"] for epoch in curve]
+    return len(watched) - 1 - watched.index(min(watched)) >= configuration.patience
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

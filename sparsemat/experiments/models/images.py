@@ -1,9 +1,10 @@
-"""The networks: every variant built from one configuration, with the same names inside."""
+"""Networks for images: convolutions and poolings, native or as matrices."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,17 @@ import sparsemat as sm
 
 @dataclass(frozen=True)
 class ImageNetwork:
-    """A small convolutional network, native or in matrix form.
+    """A small convolutional network.
+
+    Variants: "native"; "tied" (matrices that share parameters as the native kernels do); "untied"
+    (the same matrices at the start, every entry a parameter).
 
     Args:
         channels: Channels of an image.
         size: Height and width of an image.
         layers: A number is a 3x3 convolution with that many channels, batch normalisation and
-            ReLU; "P" is 2x2 average pooling. A linear layer to the classes follows.
+            ReLU; "P" is 2x2 average pooling, "G" pools all positions. A linear layer to the
+            classes follows.
         classes: Number of classes.
         mean: Mean of the pixels, on the scale 0..1.
         std: Standard deviation of the pixels, on the scale 0..1.
@@ -32,21 +37,25 @@ class ImageNetwork:
     mean: float
     std: float
 
-    def module(self, matrix: bool) -> nn.Sequential:
-        """The network, its convolutions and poolings native or as matrices.
+    variants: ClassVar[tuple[str, ...]] = ("native", "tied", "untied")
+
+    def module(self, variant: str) -> nn.Sequential:
+        """The network with the layers of a variant; "untied" still has to be untied.
 
         Returns:
             A module from uint8 images ``(N, channels, *size)`` to logits ``(N, classes)``.
         """
+        matrix = variant != "native"
         convolution, pooling = (sm.Conv2d, sm.AvgPool2d) if matrix else (nn.Conv2d, nn.AvgPool2d)
         layers = OrderedDict(scale=Scale(self.mean, self.std))
         channels, size, convs, pools = self.channels, self.size, 0, 0
         for layer in self.layers:
             where = {"input_size": size} if matrix else {}
-            if layer == "P":
+            if layer in ("P", "G"):
                 pools += 1
-                layers[f"pool{pools}"] = pooling(2, **where)
-                size = size[0] // 2, size[1] // 2
+                window = (2, 2) if layer == "P" else size
+                layers[f"pool{pools}"] = pooling(window, **where)
+                size = size[0] // window[0], size[1] // window[1]
             else:
                 convs += 1
                 layers[f"conv{convs}"] = convolution(
@@ -58,6 +67,24 @@ class ImageNetwork:
         layers["flatten"] = nn.Flatten()
         layers["linear"] = nn.Linear(channels * size[0] * size[1], self.classes)
         return nn.Sequential(layers)
+
+    def untie(self, model: nn.Sequential) -> nn.Sequential:
+        """The network with a parameter of its own for every entry of a convolution's matrix."""
+        for name, layer in list(model.named_children()):
+            if isinstance(layer, sm.Conv2d):
+                setattr(model, name, layer.untie())
+        return model
+
+    def nonzeros(self, variant: str) -> int:
+        """Nonzeros of the learnt matrices that one image meets: convolutions and linear layer.
+
+        The number is the same for every variant: tying changes who owns an entry, not where it is.
+        """
+        return sum(
+            layer.pattern.nnz if isinstance(layer, sm.Conv2d) else layer.weight.numel()
+            for layer in self.module("tied")
+            if isinstance(layer, (sm.Conv2d, nn.Linear))
+        )
 
 
 class Scale(nn.Module):
@@ -71,43 +98,3 @@ class Scale(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images ``(N, ...)`` of uint8 to the dtype of the network."""
         return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
-
-
-def build(network: ImageNetwork, variant: str, seed: int) -> nn.Sequential:
-    """A network whose initial weights depend on the seed alone, not on the variant.
-
-    Args:
-        network: The configuration.
-        variant: "native" (torch's own layers), "tied" (matrices that share parameters as the native
-            kernels do) or "untied" (the same matrices, every entry a parameter).
-        seed: Seed of the initial weights.
-
-    Raises:
-        ValueError: The variant is unknown.
-    """
-    variants = ("native", "tied", "untied")
-    if variant not in variants:
-        raise ValueError(f"the variant must be one of {variants}, got {variant!r}")
-    torch.manual_seed(seed)
-    native = network.module(matrix=False)
-    if variant == "native":
-        return native
-    model = network.module(matrix=True)
-    model.load_state_dict(native.state_dict())
-    if variant == "untied":
-        for name, layer in list(model.named_children()):
-            if isinstance(layer, sm.Conv2d):
-                setattr(model, name, layer.untie())
-    return model
-
-
-def nonzeros(network: ImageNetwork) -> int:
-    """Nonzeros of the matrices that are learnt: of the convolutions and of the linear layer.
-
-    The number is the same for every variant: tying changes who owns an entry, not where it is.
-    """
-    return sum(
-        layer.pattern.nnz if isinstance(layer, sm.Conv2d) else layer.weight.numel()
-        for layer in network.module(matrix=True)
-        if isinstance(layer, (sm.Conv2d, nn.Linear))
-    )
