@@ -59,6 +59,24 @@ def test_weights_load_across_native_and_tied():
         torch.testing.assert_close(model.eval()(images), other.eval()(images), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("layout", ["features first", "channels last", "contiguous"])
+def test_batch_normalisation_is_that_of_torch_in_every_layout(layout, train):
+    order = {"features first": (1, 2, 3, 0), "channels last": (0, 2, 3, 1)}.get(layout, range(4))
+    x = torch.randn(4, 3, 5, 6, dtype=torch.float64)
+    x = x.permute(*order).contiguous().permute(*np.argsort(order).tolist())
+    grad, found = torch.randn_like(x), []
+    for layer in (models.BatchNorm(3).double(), torch.nn.BatchNorm2d(3).double()):
+        layer.train(train)
+        leaf = x.clone().requires_grad_()
+        y = layer(leaf)
+        leaves = leaf, layer.weight, layer.bias
+        found.append([y, *torch.autograd.grad(y, leaves, grad), *layer.buffers()])
+    assert found[0][0].stride() == x.stride()
+    for ours, right in zip(*found, strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-10)
+
+
 def test_counts_of_parameters_and_nonzeros():
     tied, untied = (models.build(QUICK.network, variant, 0) for variant in ("tied", "untied"))
     assert untied.conv1.weight.numel() == tied.conv1.pattern.nnz

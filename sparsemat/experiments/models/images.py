@@ -61,12 +61,14 @@ class ImageNetwork:
                 layers[f"conv{convs}"] = convolution(
                     channels, layer, 3, padding=1, bias=False, **where
                 )
-                layers[f"norm{convs}"] = nn.BatchNorm2d(layer)
+                layers[f"norm{convs}"] = BatchNorm(layer)
                 layers[f"relu{convs}"] = nn.ReLU()
                 channels = layer
         layers["flatten"] = nn.Flatten()
         layers["linear"] = nn.Linear(channels * size[0] * size[1], self.classes)
-        return nn.Sequential(layers)
+        network = nn.Sequential(layers)
+        # each in the layout in which it is faster
+        return network if matrix else network.to(memory_format=torch.channels_last)
 
     def untie(self, model: nn.Sequential) -> nn.Sequential:
         """The network with a parameter of its own for every entry of a convolution's matrix."""
@@ -85,6 +87,18 @@ class ImageNetwork:
             for layer in self.module("tied")
             if isinstance(layer, (sm.Conv2d, nn.Linear))
         )
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Torch's layer, which copies images that lie features first in memory unless told of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(N, C, H, W)`` normalised over all but C, in the layout they came in."""
+        features = x.permute(1, 2, 3, 0)
+        if not features.is_contiguous():
+            return super().forward(x)
+        y = super().forward(features.flatten(1, 2)[None])  # one image of the same numbers
+        return y.view(features.shape).permute(3, 0, 1, 2)
 
 
 class Scale(nn.Module):
