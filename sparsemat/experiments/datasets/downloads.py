@@ -1,0 +1,187 @@
+"""Published files: kept below the data folder, downloaded where they are missing, checked."""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..files import atomic
+
+_DAMAGED = (ValueError, EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
+
+
+def folder() -> Path:
+    """Where data files are kept: ``SPARSEMAT_DATA``, or the user's cache folder."""
+    if named := os.environ.get("SPARSEMAT_DATA"):
+        return Path(named)
+    import pooch  # warns in a notebook without widgets, so only where it is needed
+
+    return Path(pooch.os_cache("sparsemat"))
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file of a public release, or the folder of one that is published as a zip archive.
+
+    An address that ends in ``.gz`` gives the file gzipped. One that ends in ``.zip`` gives an
+    archive that holds ``path``; it is unpacked below the data folder, and files that are already
+    there stay as they are.
+
+    Args:
+        path: Where it is kept, below the data folder.
+        urls: Where it can be had, in the order to be tried.
+        sha256: Checksum of the kept file; None accepts whatever lies there.
+        md5: Checksum of what the addresses give; None if none is published.
+    """
+
+    path: str
+    urls: tuple[str, ...] = ()
+    sha256: str | None = None
+    md5: str | None = None
+
+    def fetch(self) -> Path:
+        """The path of the file, downloaded if it is missing and checked in any case.
+
+        A download that breaks off is kept beside it as ``.part``, and the next call goes on from
+        there.
+
+        Raises:
+            ValueError: The file does not have its checksum. It is left where it is.
+            FileNotFoundError: It is missing and no address gives it.
+            OSError: It is missing and cannot be written, for want of permission or room.
+        """
+        path = folder() / self.path
+        if not path.exists():
+            self._download(path)
+        if self.sha256 is not None:
+            _check(path, "sha256", self.sha256, ": delete it, and it is downloaded again")
+        return path
+
+    def _download(self, path: Path) -> None:
+        import requests
+
+        reasons = []
+        try:
+            with _locked():
+                for url in self.urls:
+                    if path.exists():  # another process had the lock and was faster
+                        return
+                    part = path.with_name(f"{url.rpartition('/')[2]}.part")
+                    part.parent.mkdir(parents=True, exist_ok=True)
+                    try:
+                        _continue(url, part)
+                        self._unpack(url, part, path)
+                        part.unlink(missing_ok=True)
+                        return
+                    except requests.RequestException as error:
+                        reasons.append(f"{url}: {error}{_kept(part)}")
+                    except _DAMAGED as error:
+                        reasons.append(f"{url}: {error}")
+                        part.unlink()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{path} is missing and cannot be written: the data folder must be writable and "
+                f"have room for it, or SPARSEMAT_DATA name another ({error})",
+            ) from error
+        raise FileNotFoundError(
+            f"{path} is missing and could not be downloaded; put it there, or name the folder "
+            f"that has it by SPARSEMAT_DATA. Tried {'; '.join(reasons) or 'no address'}"
+        )
+
+    def _unpack(self, url: str, part: Path, path: Path) -> None:
+        if self.md5 is not None:
+            _check(part, "md5", self.md5)
+        if url.endswith(".zip"):
+            with (
+                zipfile.ZipFile(part) as archive,
+                tempfile.TemporaryDirectory(dir=path.parent, prefix="unpack-") as scratch,
+            ):
+                archive.extractall(scratch)
+                if not (Path(scratch) / self.path).exists():
+                    raise ValueError(f"the archive must hold {self.path}, got {archive.namelist()}")
+                _move_missing(Path(scratch), folder())
+            return
+        with atomic(path) as partial:
+            opened = gzip.open if url.endswith(".gz") else open
+            with opened(part, "rb") as source, partial.open("wb") as target:
+                shutil.copyfileobj(source, target)
+            if self.sha256 is not None:
+                _check(partial, "sha256", self.sha256)
+
+
+def _continue(url: str, part: Path) -> None:
+    """Download what is missing at the end of ``part``."""
+    import requests
+    from pooch import HTTPDownloader
+
+    part.touch()
+    with part.open("r+b") as file:
+        start = file.seek(0, os.SEEK_END)
+
+        def restart(response: requests.Response, **_: object) -> None:
+            if response.status_code == requests.codes.ok:  # the whole: this server has no ranges
+                file.seek(0)
+                file.truncate()
+
+        headers = {"Accept-Encoding": "identity"}  # so that a byte here is a byte there
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        download = HTTPDownloader(
+            progressbar=True, chunk_size=1 << 16, headers=headers, hooks={"response": restart}
+        )
+        try:
+            download(url, file, None)
+        except requests.HTTPError as error:
+            # nothing comes after the last byte: the checksum decides whether it is the last one
+            if error.response.status_code != requests.codes.requested_range_not_satisfiable:
+                raise
+
+
+def _kept(part: Path) -> str:
+    """What to say about an unfinished download; an empty one is removed."""
+    if size := part.stat().st_size:
+        return f" ({size} bytes are kept in {part}, and the next call goes on from there)"
+    part.unlink()
+    return ""
+
+
+def _check(path: Path, algorithm: str, published: str, advice: str = "") -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, algorithm).hexdigest()
+    if found != published:
+        raise ValueError(
+            f"{path} must have the published {algorithm} {published}, got {found} "
+            f"({path.stat().st_size} bytes){advice}"
+        )
+
+
+def _move_missing(source: Path, target: Path) -> None:
+    """Move everything to another folder that it does not have yet."""
+    for child in source.iterdir():
+        if not (target / child.name).exists():
+            child.replace(target / child.name)
+        elif child.is_dir():
+            _move_missing(child, target / child.name)
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Hold the data folder's lock: one process downloads, the others wait and then find the file.
+
+    The system gives the lock back when a process ends, however it ends.
+    """
+    folder().mkdir(parents=True, exist_ok=True)
+    with (folder() / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
