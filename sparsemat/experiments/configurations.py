@@ -153,7 +153,7 @@ _AG_NEWS = Configuration(
     dataset="ag-news",
     task="classification",
     network=TextClassifier(
-        vocabulary=20_000,
+        vocabulary=20_002,
         length=64,
         classes=4,
         dim=128,
@@ -287,7 +287,7 @@ EXPERIMENTS = {
                 _AG_NEWS,
                 dataset="ag-news-standin",
                 network=replace(
-                    _AG_NEWS.network, vocabulary=2000, dim=32, feedforward=64, layers=1
+                    _AG_NEWS.network, vocabulary=2002, dim=32, feedforward=64, layers=1
                 ),
                 batch_size=50,
                 epochs=3,
@@ -303,7 +303,7 @@ EXPERIMENTS = {
                 _WIKITEXT2,
                 dataset="wikitext-2-sample",
                 network=replace(
-                    _WIKITEXT2.network, vocabulary=5000, dim=32, feedforward=64, cuts=(500,)
+                    _WIKITEXT2.network, vocabulary=4828, dim=32, feedforward=64, cuts=(500,)
                 ),
                 epochs=3,
             ),
