@@ -51,20 +51,16 @@ class Dataset:
         return digest.hexdigest()
 
 
-def subset_of(**parts: tuple[int, int]) -> str | None:
+def subset_of(parts: dict[str, tuple[int, int]]) -> str | None:
     """What part of a release was found.
 
     Args:
-        parts: How many examples of a kind there are and how many the release has.
+        parts: How many examples of a kind there are, and how many the release has.
 
     Returns:
         Such as "20,000 of 50,000 training images"; None if nothing is missing.
     """
-    return (
-        " and ".join(
-            f"{found:,} of {whole:,} {kind.replace('_', ' ')}"
-            for kind, (found, whole) in parts.items()
-            if found != whole
-        )
-        or None
-    )
+    short = [
+        f"{found:,} of {whole:,} {kind}" for kind, (found, whole) in parts.items() if found != whole
+    ]
+    return " and ".join(short) or None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from ..files import atomic
 from .dataset import Dataset, subset_of
 from .downloads import PublishedFile, folder
+
+_UNREADABLE = (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile)  # of an npz file
 
 # the md5 sums are those that torchvision.datasets.MNIST checks
 MNIST_FILES = tuple(
@@ -104,7 +107,10 @@ def _cifar(name: str) -> Dataset:
         name,
         *((_channels_first(images), torch.from_numpy(y)) for images, y in (train, test)),
         subset=subset_of(
-            training_images=(len(train[1]), 50_000), test_images=(len(test[1]), 10_000)
+            {
+                "training images": (len(train[1]), 50_000),
+                "test images": (len(test[1]), 10_000),
+            }
         ),
         labels=tuple(map(str, labels)),
     )
@@ -122,7 +128,7 @@ def _cifar_npz(path: Path) -> tuple:
                 for part in ("train", "test")
             )
             return train, test, arrays["classes"]
-    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"{path} must hold the arrays x_train, y_train, x_test, y_test and classes ({error}): "
             "delete it, and the release is downloaded"
@@ -184,7 +190,10 @@ def tiny_imagenet() -> Dataset:
             for pixels, part in zip(images, (train, test), strict=True)
         ),
         subset=subset_of(
-            training_images=(len(train), 100_000), validation_images=(len(test), 10_000)
+            {
+                "training images": (len(train), 100_000),
+                "validation images": (len(test), 10_000),
+            }
         ),
         labels=tuple(words[wnid] for wnid in wnids),
     )
@@ -194,16 +203,14 @@ def _decoded(kept: Path, *parts: list[tuple[Path, int]]) -> list[np.ndarray]:
     """The images of the parts, read from ``kept`` if that holds as many."""
     names = [f"part{number}" for number in range(len(parts))]
     if kept.exists():
-        with np.load(kept) as arrays:
+        with suppress(*_UNREADABLE), np.load(kept) as arrays:
             images = [arrays[name] for name in names]
-        if [len(pixels) for pixels in images] == [len(part) for part in parts]:
-            return images
+            if [len(pixels) for pixels in images] == [len(part) for part in parts]:
+                return images
     images = [_decode([path for path, _ in part]) for part in parts]
-    try:
-        with atomic(kept) as partial, partial.open("wb") as file:
-            np.savez(file, **dict(zip(names, images, strict=True)))
-    except OSError:  # a folder that cannot be written costs time, no more
-        pass
+    # a folder that cannot be written costs time, no more
+    with suppress(OSError), atomic(kept) as partial, partial.open("wb") as file:
+        np.savez(file, **dict(zip(names, images, strict=True)))
     return images
 
 

@@ -110,7 +110,10 @@ def electricity() -> Dataset:
         ValueError: The file does not have 26,304 rows of 321 numbers.
     """
     path = ELECTRICITY_FILE.fetch()
-    rows = np.loadtxt(path, delimiter=",", ndmin=2)
+    try:
+        rows = np.loadtxt(path, delimiter=",", ndmin=2)
+    except ValueError as error:
+        raise ValueError(f"{path} must have equally many numbers in every row: {error}") from error
     if rows.shape != (ELECTRICITY_ROWS, 321):
         raise ValueError(
             f"{path} must have 26304 rows of 321 clients, got {rows.shape}: "
@@ -139,10 +142,13 @@ def electricity_mt200() -> Dataset:
             "date,hour,MT_200), or name the folder that has it by SPARSEMAT_DATA"
         )
     with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != ["date", "hour", "MT_200"]:
+            raise ValueError(
+                f"{path} must have the columns date, hour, MT_200, got {reader.fieldnames}"
+            )
         values = [
-            float(row["MT_200"])
-            for row in csv.DictReader(file)
-            if "2012-01-01" <= row["date"] <= "2014-12-31"
+            float(row["MT_200"]) for row in reader if "2012-01-01" <= row["date"] <= "2014-12-31"
         ]
     if len(values) != ELECTRICITY_ROWS:
         raise ValueError(

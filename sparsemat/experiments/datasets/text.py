@@ -112,15 +112,11 @@ def ag_news() -> Dataset:
     Title and description, in lower case, as words and numbers, cut or padded on the right. Id 0 is
     padding, 1 a word outside the vocabulary, which has the 20,000 most frequent words of the
     training texts by descending frequency.
+
+    Raises:
+        ValueError: A row is not a class from 1 to 4, a title and a description.
     """
-    parts = []
-    for file in AG_NEWS_FILES:
-        with file.fetch().open(newline="", encoding="utf-8") as lines:
-            classes, texts = [], []
-            for label, title, description in csv.reader(lines):
-                classes.append(int(label) - 1)
-                texts.append(news_tokens(f"{title} {description}"))
-        parts.append((texts, torch.tensor(classes)))
+    parts = [_read_news(file.fetch()) for file in AG_NEWS_FILES]
     vocabulary = (PAD, UNKNOWN, *by_frequency(chain.from_iterable(parts[0][0]), 20_000))
     train, test = (
         (
@@ -142,10 +138,26 @@ def ag_news() -> Dataset:
         "ag-news",
         train,
         test,
-        subset=subset_of(training_texts=(len(train[1]), 120_000), test_texts=(len(test[1]), 7_600)),
+        subset=subset_of(
+            {"training texts": (len(train[1]), 120_000), "test texts": (len(test[1]), 7_600)}
+        ),
         labels=("World", "Sports", "Business", "Sci/Tech"),
         vocabulary=vocabulary,
     )
+
+
+def _read_news(path: Path) -> tuple[list[list[str]], Tensor]:
+    classes, texts = [], []
+    with path.open(newline="", encoding="utf-8") as lines:
+        for row in csv.reader(lines):
+            if len(row) != 3 or row[0] not in {"1", "2", "3", "4"}:
+                raise ValueError(
+                    f"{path} must have a class from 1 to 4, a title and a description in row "
+                    f"{len(texts) + 1}, got {row}"
+                )
+            classes.append(int(row[0]) - 1)
+            texts.append(news_tokens(f"{row[1]} {row[2]}"))
+    return texts, torch.tensor(classes)
 
 
 def running_words(text: str) -> list[str]:
@@ -169,14 +181,17 @@ def blocks(tokens: np.ndarray) -> tuple[Tensor, Tensor]:
     return tuple(torch.from_numpy(ids.reshape(-1, LENGTH)) for ids in (inputs, targets))
 
 
-def _running(name: str, texts: dict[str, str], training_tokens: int) -> Dataset:
+def _running(name: str, texts: dict[str, str], whole: dict[str, tuple[str, int]]) -> Dataset:
+    """Running text; ``whole`` says for a part what its tokens are called, and how many there are."""
     words = {part: running_words(text) for part, text in texts.items()}
     counted = by_frequency(words["train"])
     vocabulary = counted if UNKNOWN in counted else (*counted, UNKNOWN)
     return Dataset(
         name,
         **{part: blocks(encode(these, vocabulary)) for part, these in words.items()},
-        subset=subset_of(training_tokens=(len(words["train"]), training_tokens)),
+        subset=subset_of(
+            {kind: (len(words[part]), count) for part, (kind, count) in whole.items()}
+        ),
         vocabulary=vocabulary,
     )
 
@@ -186,6 +201,9 @@ def _read(published: Sequence[PublishedFile]) -> dict[str, str]:
     return {part: Path(file.fetch()).read_text(encoding="utf-8") for part, file in parts}
 
 
+_WIKITEXT2_TRAIN = ("training tokens", 2_088_628)
+
+
 @cache
 def wikitext_2() -> Dataset:
     """WikiText-2: 2,088,628 training tokens in blocks, int64 ``(N, 64)``, and the same one later.
@@ -193,13 +211,13 @@ def wikitext_2() -> Dataset:
     ``<eos>`` ends every line, also an empty one. The vocabulary is that of the training part by
     descending frequency; any other word is ``<unk>``.
     """
-    return _running("wikitext-2", _read(WIKITEXT2_FILES), 2_088_628)
+    return _running("wikitext-2", _read(WIKITEXT2_FILES), {"train": _WIKITEXT2_TRAIN})
 
 
 @cache
 def ptb() -> Dataset:
     """Penn Treebank in Mikolov's form: 929,589 training tokens, laid out as WikiText-2's."""
-    return _running("ptb", _read(PTB_FILES), 929_589)
+    return _running("ptb", _read(PTB_FILES), {"train": ("training tokens", 929_589)})
 
 
 @cache
@@ -213,4 +231,5 @@ def wikitext_2_sample() -> Dataset:
         part: gzip.decompress((folder / f"wikitext-2-sample.{part}.gz").read_bytes()).decode()
         for part in ("train", "test")
     }
-    return _running("wikitext-2-sample", texts, 2_088_628)
+    whole = {"train": _WIKITEXT2_TRAIN, "test": ("validation tokens", 217_646)}
+    return _running("wikitext-2-sample", texts, whole)
