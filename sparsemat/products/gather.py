@@ -13,7 +13,7 @@ unfolded image is ever stored, and the backward pass gathers again instead of sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -28,23 +28,33 @@ MOST_FILL = 2.0
 
 
 class Block(NamedTuple):
-    """A run of groups and positions whose gathered rows fit the buffer.
+    """Neighbouring positions whose gathered rows fit the buffer.
 
     Attributes:
-        groups: Slice of the G groups.
         positions: Slice of the L positions.
         shape: ``(g, K, l)`` of the gathered rows.
-        index: Columns to gather, int64 ``(g * K * l,)``.
-        absent: Where in ``index`` a zero stands instead of a column, int64.
-        params: The block's parameters in ``(g, M, K)`` order: a slice of theta, or their indices.
+        index: Rows to gather, int64 ``(g * K * l,)``; the number of columns, where the row of zeros
+            stands, in place of an absent one.
     """
 
-    groups: slice
     positions: slice
     shape: tuple[int, int, int]
     index: torch.Tensor
-    absent: torch.Tensor
+
+
+class Run(NamedTuple):
+    """Blocks that are multiplied by the same dense matrices.
+
+    Attributes:
+        groups: Slice of the G groups.
+        params: The matrices' parameters in ``(g, M, K)`` order: a slice of theta, or their indices.
+            Slots that are absent at every position of the blocks are left out.
+        blocks: The blocks.
+    """
+
+    groups: slice
     params: slice | torch.Tensor
+    blocks: list[Block]
 
 
 class GatherProduct:
@@ -70,8 +80,9 @@ class GatherProduct:
         self.first_row = int(rows[0, 0, 0])
         self.row_strides = _strides(rows)
         self.covers_all_rows = rows.size == pattern.shape[0]
-        self._cols, self._params = cols, params
-        self._blocks: dict[tuple, list[Block]] = {}
+        self.reads_absent = bool((cols < 0).any())
+        self._cols, self._params, self._rows = cols, params, rows
+        self._runs: dict[tuple, list[Run]] = {}
 
     def __repr__(self) -> str:
         groups, outputs, slots, positions = self.sizes
@@ -105,146 +116,214 @@ class GatherProduct:
         strides = [stride * n for stride in self.row_strides]
         return y.as_strided((groups, outputs, positions, n), (*strides, 1), self.first_row * n)
 
-    def blocks(self, x: torch.Tensor) -> list[Block]:
+    @cached_property
+    def transposed(self) -> GatherProduct | None:
+        """The product with the transposed matrix, where tied rows leave it regular too."""
+        if self.sizes[3] == 1:
+            return None
+        table = self.sizes
+        stored = np.broadcast_to(self._cols[:, None] >= 0, table)
+        row, col, index = (
+            np.broadcast_to(side, table)[stored]
+            for side in (self._rows[:, :, None], self._cols[:, None], self._params[..., None])
+        )
+        return self.detect(Pattern(self.shape[::-1], col, row, index, self.num_parameters))
+
+    def padded(self, x: torch.Tensor) -> torch.Tensor:
+        """Contiguous x, above a row of zeros if a slot reads none of its rows."""
+        if not self.reads_absent:
+            return x.contiguous()
+        padded = x.new_empty(x.shape[0] + 1, x.shape[1])
+        padded[:-1], padded[-1] = x, 0
+        return padded
+
+    def runs(self, x: torch.Tensor) -> list[Run]:
         """The blocks for vectors like ``x``, made once a width and device."""
         groups, _, slots, positions = self.sizes
         many = max(1, BLOCK_BYTES // (slots * max(1, x.shape[1]) * x.element_size()))
         step_l = min(positions, many)
         step_g = min(groups, max(1, many // positions))
         key = (step_g, step_l, x.device)
-        if key not in self._blocks:
+        if key not in self._runs:
             widths = (self._params[:, 0] >= 0).sum(1)
             borders = [0, *(np.flatnonzero(np.diff(widths)) + 1), groups]
-            self._blocks[key] = [
-                self._block(slice(g, min(g + step_g, stop)), slice(l, l + step_l), x.device)
+            self._runs[key] = [
+                run
                 for first, stop in pairwise(borders)
                 for g in range(first, stop, step_g)
-                for l in range(0, positions, step_l)  # noqa: E741
+                for run in self._split(slice(g, min(g + step_g, stop)), step_l, x.device)
             ]
-        return self._blocks[key]
+        return self._runs[key]
 
-    def _block(self, groups: slice, positions: slice, device: torch.device) -> Block:
-        width = int((self._params[groups.start, 0] >= 0).sum())
-        cols = self._cols[groups, :width, positions]
-        params = self._params[groups, :, :width].reshape(-1)
-        first = int(params[0])
-        if np.array_equal(params, np.arange(first, first + len(params))):
-            params = slice(first, first + len(params))
-        else:
-            params = torch.from_numpy(params).to(device)
-        index = torch.from_numpy(cols.reshape(-1)).to(device)
-        absent = (index < 0).nonzero()[:, 0]
-        return Block(groups, positions, cols.shape, index.clamp(min=0), absent, params)
+    def _split(self, groups: slice, step: int, device: torch.device) -> list[Run]:
+        """The runs of some groups: blocks with the same slots together."""
+        runs: dict[bytes, Run] = {}
+        for start in range(0, self.sizes[3], step):
+            positions = slice(start, start + step)
+            cols = self._cols[groups, :, positions]
+            slots = (cols >= 0).any((0, 2))
+            key = slots.tobytes()
+            if key not in runs:
+                params = self._params[groups][:, :, slots].reshape(-1)
+                runs[key] = Run(groups, _slice_or_indices(params, device), [])
+            cols = cols[:, slots]
+            index = np.where(cols < 0, self.shape[1], cols).reshape(-1)
+            runs[key].blocks.append(
+                Block(positions, cols.shape, torch.from_numpy(index).to(device))
+            )
+        return list(runs.values())
 
 
 class _GatheredProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, theta: torch.Tensor, x: torch.Tensor, product: GatherProduct):
-        ctx.strides = x.stride()
-        theta, x = theta.contiguous(), x.contiguous()
-        ctx.save_for_backward(theta, x)
         ctx.product = product
-        n = x.shape[1]
-        new = x.new_empty if product.covers_all_rows else x.new_zeros
-        y = new(product.shape[0], n)
-        out = product.output_view(y)
-        for block, gathered in _gather(product, x):
-            target = out[block.groups, :, block.positions]
-            weights = _weights(theta, product, block)
-            if len(target) == 1 and product.row_strides[2] == 1:
-                torch.mm(weights[0], gathered[0], out=_merge(target[0]))
-            else:
-                target.copy_(torch.bmm(weights, gathered).view(target.shape))
-        return y
+        ctx.save_for_backward(theta, x)
+        return _multiply(product, theta, x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: torch.Tensor):
-        theta, x = ctx.saved_tensors
-        product, n = ctx.product, x.shape[1]
-        incoming = product.output_view(grad.contiguous())
+        product, (theta, x) = ctx.product, ctx.saved_tensors
+        wants_theta, wants_x, _ = ctx.needs_input_grad
         grad_theta = grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_theta = _theta_gradient(product, theta, x, incoming)
-        if ctx.needs_input_grad[1]:
-            grad_x = torch.zeros_like(x)
-            for block in product.blocks(x) if n else ():
-                weights = _weights(theta, product, block)
-                scattered = torch.bmm(weights.mT, _merged(incoming, block)).view(-1, n)
-                if len(block.absent):
-                    scattered.index_fill_(0, block.absent, 0)
-                grad_x.index_add_(0, block.index, scattered)
-            if ctx.strides == (1, x.shape[0]):
-                # in the layout of x: the layer before multiplies it with what it saved in that one
-                grad_x = grad_x.t().contiguous().t()
-        return grad_theta, grad_x, None
-
-
-def _theta_gradient(
-    product: GatherProduct, theta: torch.Tensor, x: torch.Tensor, incoming: torch.Tensor
-) -> torch.Tensor:
-    """For each parameter, outgoing gradient times gathered input, summed over positions."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    grad = theta.new_zeros(theta.shape, dtype=wide)
-    groups, outputs, slots, positions = product.sizes
-    # (K, M) rather than (M, K): the product with few outputs is faster this way round
-    sums = grad.new_zeros((groups, slots, outputs) if positions > 1 else 0)
-    for block, gathered in _gather(product, x):
-        part = _merged(incoming, block)
-        if positions == 1:
-            _add_at(grad, block.params, torch.bmm(part, gathered.mT))
-        elif wide == x.dtype:
-            sums[block.groups, : block.shape[1]].baddbmm_(gathered, part.mT)
+        if wants_theta:
+            wide = torch.promote_types(x.dtype, torch.float32)
+            grad_theta = theta.new_zeros(theta.shape, dtype=wide)
+        if wants_x and product.transposed is not None:
+            # grad x^T is the transpose of x grad^T, so rows gathered from grad serve both
+            grad_x = _multiply(product.transposed, theta, grad, x, grad_theta)
         else:
-            sums[block.groups, : block.shape[1]] += torch.bmm(gathered, part.mT)
-    if positions > 1:
-        for block in product.blocks(x):
-            if block.positions.start == 0:
-                _add_at(grad, block.params, sums[block.groups, : block.shape[1]].mT)
-    return grad.to(theta.dtype)
+            if wants_theta:
+                _pass(product, theta, x, None, grad, grad_theta)
+            if wants_x:
+                grad_x = _scatter(product, theta, grad)
+        if wants_x and x.stride() == (1, x.shape[0]):
+            # in the layout of x: the layer before multiplies it with what it saved in that one
+            grad_x = grad_x.t().contiguous().t()
+        return grad_theta if grad_theta is None else grad_theta.to(theta.dtype), grad_x, None
 
 
-def _add_at(total: torch.Tensor, at: slice | torch.Tensor, values: torch.Tensor) -> None:
-    values = values.reshape(-1).to(total.dtype)
-    if isinstance(at, slice):
-        total[at] += values
-    else:
-        total.index_add_(0, at, values)
+def _multiply(
+    product: GatherProduct,
+    theta: torch.Tensor,
+    x: torch.Tensor,
+    grad: torch.Tensor | None = None,
+    grad_theta: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``W x``, and on the way the gradient of theta if it is wanted."""
+    new = x.new_empty if product.covers_all_rows else x.new_zeros
+    y = new(product.shape[0], x.shape[1])
+    _pass(product, theta, x, y, grad, grad_theta)
+    return y
 
 
-def _gather(product: GatherProduct, x: torch.Tensor) -> Iterator[tuple[Block, torch.Tensor]]:
-    """The blocks with their gathered rows ``(g, K, l * n)``, in a buffer that is used again."""
+def _pass(
+    product: GatherProduct,
+    theta: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor | None,
+    grad: torch.Tensor | None,
+    grad_theta: torch.Tensor | None,
+) -> None:
+    """Gather x once: write ``W x`` to y, and add theta's share of ``grad x^T`` to grad_theta."""
     n = x.shape[1]
     if n == 0:
         return
-    blocks = product.blocks(x)
-    buffer = x.new_empty(max(len(block.index) for block in blocks), n)
-    for block in blocks:
-        rows = buffer[: len(block.index)]
-        torch.index_select(x, 0, block.index, out=rows)
-        if len(block.absent):
-            rows.index_fill_(0, block.absent, 0)
-        groups, slots, positions = block.shape
-        yield block, rows.view(groups, slots, positions * n)
+    x, runs = product.padded(x), product.runs(x)
+    out = None if y is None else product.output_view(y)
+    incoming = None if grad_theta is None else product.output_view(grad.contiguous())
+    buffer = x.new_empty(max(len(block.index) for run in runs for block in run.blocks), n)
+    for run in runs:
+        if out is not None:
+            weights = _weights(theta, product, run)
+        if incoming is not None:
+            total = _Total(grad_theta, run, product)
+        for block in run.blocks:
+            groups, slots, positions = block.shape
+            rows = buffer[: len(block.index)]
+            torch.index_select(x, 0, block.index, out=rows)
+            gathered = rows.view(groups, slots, positions * n)
+            if out is not None:
+                _write(out[run.groups, :, block.positions], weights, gathered)
+            if incoming is not None:
+                total.add(gathered, _merged(incoming, run, block))
+        if incoming is not None:
+            total.close()
 
 
-def _weights(theta: torch.Tensor, product: GatherProduct, block: Block) -> torch.Tensor:
-    """The block's dense matrices ``(g, M, K)``."""
-    at = block.params
-    chosen = theta[at] if isinstance(at, slice) else theta.index_select(0, at)
-    return chosen.view(block.shape[0], product.sizes[1], block.shape[1])
+def _write(target: torch.Tensor, weights: torch.Tensor, gathered: torch.Tensor) -> None:
+    """The block's outputs ``(g, M, l, n)``."""
+    groups, outputs, positions, n = target.shape
+    if groups == 1 and (positions == 1 or target.stride(2) == n):
+        flat = target.as_strided((outputs, positions * n), (target.stride(1), 1))
+        torch.mm(weights[0], gathered[0], out=flat)
+    else:
+        target.copy_(torch.bmm(weights, gathered).view(target.shape))
 
 
-def _merged(incoming: torch.Tensor, block: Block) -> torch.Tensor:
+class _Total:
+    """Outgoing gradient times gathered input, summed over the blocks of a run."""
+
+    def __init__(self, grad_theta: torch.Tensor, run: Run, product: GatherProduct) -> None:
+        self.grad_theta, self.params = grad_theta, run.params
+        groups, slots, _ = run.blocks[0].shape
+        outputs = product.sizes[1]
+        self.alone = product.sizes[3] == 1 and isinstance(run.params, slice)
+        if self.alone:
+            self.sums = grad_theta[run.params].view(groups, outputs, slots).mT
+        else:
+            self.sums = grad_theta.new_zeros(groups, slots, outputs)
+
+    def add(self, gathered: torch.Tensor, part: torch.Tensor) -> None:
+        # (K, M) rather than (M, K): the product with few outputs is faster this way round
+        if gathered.dtype != self.sums.dtype:
+            self.sums += torch.bmm(gathered, part.mT)
+        elif len(gathered) == 1:
+            self.sums[0].addmm_(gathered[0], part[0].T)
+        else:
+            self.sums.baddbmm_(gathered, part.mT)
+
+    def close(self) -> None:
+        if isinstance(self.params, slice):
+            if not self.alone:
+                self.grad_theta[self.params] += self.sums.mT.reshape(-1)
+        else:
+            self.grad_theta.index_add_(0, self.params, self.sums.mT.reshape(-1))
+
+
+def _scatter(product: GatherProduct, theta: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+    """``W^T grad``, each block's share added to the rows that it gathers."""
+    n = grad.shape[1]
+    incoming = product.output_view(grad.contiguous())
+    total = grad.new_zeros(product.shape[1] + 1, n)  # the last row takes what absent slots give
+    for run in product.runs(grad) if n else ():
+        weights = _weights(theta, product, run).mT
+        for block in run.blocks:
+            scattered = torch.bmm(weights, _merged(incoming, run, block))
+            total.index_add_(0, block.index, scattered.view(-1, n))
+    return total[:-1]
+
+
+def _weights(theta: torch.Tensor, product: GatherProduct, run: Run) -> torch.Tensor:
+    """The run's dense matrices ``(g, M, K)``."""
+    chosen = (
+        theta[run.params] if isinstance(run.params, slice) else theta.index_select(0, run.params)
+    )
+    groups, slots, _ = run.blocks[0].shape
+    return chosen.view(groups, product.sizes[1], slots)
+
+
+def _merged(incoming: torch.Tensor, run: Run, block: Block) -> torch.Tensor:
     """The block's part of the outputs as ``(g, M, l * n)``."""
-    part = incoming[block.groups, :, block.positions]
-    return part.reshape(part.shape[0], part.shape[1], -1)
+    return incoming[run.groups, :, block.positions].flatten(2)
 
 
-def _merge(target: torch.Tensor) -> torch.Tensor:
-    """``(M, l, n)`` with contiguous ``(l, n)`` seen as ``(M, l * n)``."""
-    outputs, positions, n = target.shape
-    return target.as_strided((outputs, positions * n), (target.stride(0), 1))
+def _slice_or_indices(params: np.ndarray, device: torch.device) -> slice | torch.Tensor:
+    first = int(params[0])
+    if np.array_equal(params, np.arange(first, first + len(params))):
+        return slice(first, first + len(params))
+    return torch.from_numpy(params).to(device)
 
 
 def _strides(rows: np.ndarray) -> tuple[int, int, int] | None:
