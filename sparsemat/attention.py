@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 
 from .matrix import SparseMatrix, require_memory
 from .pattern import Pattern
-from .products.attention import attend, scores
+from .products.attention import AttentionProduct, check_form, choose, scores
 
 
 def allowed_pairs(
@@ -143,10 +143,12 @@ class SelfAttention(nn.Module):
         window: Token i sees only ``|i - j| <= window``; None for no limit.
         device: Where the parameters live.
         dtype: Their floating-point type.
+        form: The form of the product for every length, one of
+            :class:`~sparsemat.products.attention.AttentionProduct`; chosen by length if None.
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``embed_dim``, a size is below 1 or ``window`` is
-            negative.
+        ValueError: ``num_heads`` does not divide ``embed_dim``, a size is below 1, ``window`` is
+            negative, or the product has no such form.
 
     Source: paper 4.4 and A.3, corrected in the chapter "Attention".
     """
@@ -161,6 +163,7 @@ class SelfAttention(nn.Module):
         window: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        form: str | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("embed_dim", embed_dim), ("num_heads", num_heads)):
@@ -173,8 +176,10 @@ class SelfAttention(nn.Module):
             )
         if window is not None and window < 0:
             raise ValueError(f"window must be at least 0, got {window}")
+        if form is not None:
+            check_form(form, softmax=softmax, causal=causal, window=window)
         self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads
-        self.softmax, self.causal, self.window = softmax, causal, window
+        self.softmax, self.causal, self.window, self.form = softmax, causal, window, form
         like = {"device": device, "dtype": dtype}
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim, **like))
         self.register_parameter(
@@ -191,6 +196,23 @@ class SelfAttention(nn.Module):
         return (
             f"{self.embed_dim}, {self.num_heads}, bias={self.in_proj_bias is not None}, "
             f"softmax={self.softmax}, causal={self.causal}, window={self.window}"
+            + ("" if self.form is None else f", form={self.form!r}")
+        )
+
+    def product(self, tokens: int) -> AttentionProduct:
+        """The product that multiplies by A(X) for sequences of one length; its repr says why.
+
+        Args:
+            tokens: Length T of the sequences.
+        """
+        return choose(
+            tokens,
+            self.head_dim,
+            softmax=self.softmax,
+            causal=self.causal,
+            window=self.window,
+            device=self.in_proj_weight.device,
+            form=self.form,
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -206,7 +228,7 @@ class SelfAttention(nn.Module):
             ValueError: x has another shape.
         """
         q, k, v = self._heads(x)
-        y = attend(q, k, v, softmax=self.softmax, causal=self.causal, window=self.window)
+        y = self.product(x.shape[-2])(q, k, v)
         return self.out_proj(y.transpose(-3, -2).flatten(-2))
 
     def attention(self, x: torch.Tensor) -> torch.Tensor:

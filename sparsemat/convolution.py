@@ -14,6 +14,7 @@ import torch
 from .matrix import SparseMatrix
 from .pattern import Pattern
 from .products import GatherProduct, GeneralProduct, choose
+from .products.casting import autocast
 
 PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
 
@@ -450,19 +451,3 @@ class Conv3d(_MatrixConv, torch.nn.Conv3d):
     """A 3-D convolution as a product with its sparse matrix; see :class:`Conv2d`."""
 
     dims = 3
-
-
-def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-    """The tensors in the type of the surrounding ``torch.autocast``, as a product of torch casts.
-
-    Args:
-        tensors: Floating-point tensors, or None; the last one says on which device.
-
-    Returns:
-        The same, cast where autocast is on; float64 is left as it is.
-    """
-    device = tensors[-1].device.type
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)

@@ -9,7 +9,13 @@ from torch.nn.functional import linear
 
 from .matrix import SparseMatrix, require_memory
 from .pattern import Pattern
-from .products.recurrence import ACTIVATIONS, recurrence
+from .products.recurrence import (
+    ACTIVATIONS,
+    RecurrenceProduct,
+    check_form,
+    choose,
+    recurrence,
+)
 
 
 def recurrence_patterns(steps: int, input_size: int, hidden_size: int) -> tuple[Pattern, Pattern]:
@@ -67,9 +73,11 @@ class RNN(nn.Module):
         batch_first: Whether a batch of sequences is ``(n, T, d)`` or ``(T, n, d)``.
         device: Where the parameters live.
         dtype: Their floating-point type.
+        form: The form of the product for every length, one of
+            :class:`~sparsemat.products.recurrence.RecurrenceProduct`; chosen by size if None.
 
     Raises:
-        ValueError: A size is below 1 or the nonlinearity is unknown.
+        ValueError: A size is below 1, or the nonlinearity is unknown or has no such form.
 
     Source: paper 4.3 and A.2, corrected in the chapter "Recurrence".
     """
@@ -84,6 +92,7 @@ class RNN(nn.Module):
         batch_first: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        form: str | None = None,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -96,7 +105,10 @@ class RNN(nn.Module):
         if nonlinearity not in ACTIVATIONS:
             raise ValueError(f"nonlinearity must be one of {ACTIVATIONS}, got {nonlinearity!r}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        if form is not None:
+            check_form(form, nonlinearity)
         self.nonlinearity, self.bias, self.batch_first = nonlinearity, bias, batch_first
+        self.form = form
         for layer in range(num_layers):
             width = hidden_size if layer else input_size
             shapes = {"weight_ih": (hidden_size, width), "weight_hh": (hidden_size, hidden_size)}
@@ -118,7 +130,18 @@ class RNN(nn.Module):
         return (
             f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, "
             f"nonlinearity={self.nonlinearity!r}, bias={self.bias}, batch_first={self.batch_first}"
+            + ("" if self.form is None else f", form={self.form!r}")
         )
+
+    def product(self, steps: int, n: int = 1) -> RecurrenceProduct:
+        """The product that runs a layer over n sequences of one length; its repr says why.
+
+        Args:
+            steps: Length T of the sequences.
+            n: Number of sequences.
+        """
+        device = self.weight_hh_l0.device
+        return choose(steps, n, self.hidden_size, self.nonlinearity, device, self.form)
 
     def forward(
         self, x: torch.Tensor, h0: torch.Tensor | None = None
@@ -157,7 +180,9 @@ class RNN(nn.Module):
         for layer in range(self.num_layers):
             inputs = linear(states, self._weight("ih", layer), self._bias(layer))
             initial = None if h0 is None else h0[layer]
-            states = recurrence(inputs, self._weight("hh", layer), initial, self.nonlinearity)
+            states = recurrence(
+                inputs, self._weight("hh", layer), initial, self.nonlinearity, self.form
+            )
             last.append(states[-1])
         last = torch.stack(last)
         if single:

@@ -367,6 +367,35 @@ def test_only_one_sequence_has_a_matrix():
         SelfAttention(4, 2).matrix(torch.zeros(2, 3, 4))
 
 
+def test_the_form_is_chosen_by_length_and_can_be_set():
+    layer = SelfAttention(64, 2)
+    assert [layer.product(tokens).form for tokens in (64, 1000)] == ["square", "fused"]
+    assert "T=1000, d=32" in repr(layer.product(1000))
+    layer.form = "square"
+    assert layer.product(1000).form == "square" and "as asked" in repr(layer.product(1000))
+    assert "form='square'" in repr(layer)
+    with pytest.raises(ValueError, match="'state' needs no softmax"):
+        SelfAttention(4, 2, form="state")
+
+
+@each_mask
+def test_the_square_never_calls_the_fused_kernel(mask, monkeypatch):
+    native, layer = pair(mask)
+    layer.form = "square"
+    x = torch.randn(2, 210, 8, dtype=torch.float64)
+    right = native(x, x, x, attn_mask=hidden(210, **mask), need_weights=False)[0]
+
+    def refuse(*_, **__):
+        raise AssertionError("the fused kernel was called")
+
+    monkeypatch.setattr("sparsemat.products.attention.scaled_dot_product_attention", refuse)
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", refuse)
+    with torch.profiler.profile() as record:
+        y = layer(x)
+    assert not [event.name for event in record.events() if "scaled_dot" in event.name]
+    torch.testing.assert_close(y, right, rtol=1e-10, atol=1e-10)
+
+
 def test_repr_gives_the_arguments():
     text = "4, 2, bias=False, softmax=False, causal=True, window=3"
     assert text in repr(SelfAttention(4, 2, False, False, True, 3))

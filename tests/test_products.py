@@ -15,8 +15,9 @@ from sparsemat import (
     recurrence_patterns,
 )
 from sparsemat.products import GatherProduct, GeneralProduct, choose, matmul
-from sparsemat.products.attention import attend, form, scores
-from sparsemat.products.recurrence import form as recurrence_form
+from sparsemat.products import attention as attention_products
+from sparsemat.products import recurrence as recurrence_products
+from sparsemat.products.attention import attend, scores
 from sparsemat.products.recurrence import recurrence
 
 
@@ -232,6 +233,16 @@ def test_a_pattern_is_examined_once():
     torch.testing.assert_close(matmul(pattern, theta, x), choose(pattern)(theta, x))
 
 
+def test_a_form_can_be_asked_for():
+    assert choose(CONV, "general").shape == CONV.shape
+    assert isinstance(choose(CONV, "general"), GeneralProduct)
+    assert choose(CONV, "gather") is choose(CONV)
+    with pytest.raises(ValueError, match="'gather' needs a regular pattern, got GeneralProduct"):
+        choose(CASES["random"], "gather")
+    with pytest.raises(ValueError, match=r"one of \('gather', 'general'\) or None, got 'csr'"):
+        choose(CONV, "csr")
+
+
 # recurrences
 
 
@@ -255,25 +266,34 @@ each_recurrence = pytest.mark.parametrize("activation", ["tanh", "relu", "linear
 full_and_diagonal = pytest.mark.parametrize("diagonal", [False, True], ids=["full", "diagonal"])
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7, 33, 130])
+def recurrent_forms(activation):
+    """Every form that can serve the activation, and the choice."""
+    return [None, "steps", *(["chunks"] if activation == "linear" else [])]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 33, 130])
 @full_and_diagonal
 @each_recurrence
-def test_recurrence_is_the_substitution(activation, diagonal, steps):
+def test_recurrence_is_the_substitution_in_every_form(activation, diagonal, steps):
     arguments = recurrent_inputs(steps, diagonal=diagonal)
     grad = torch.randn(steps, 2, 3, dtype=torch.float64)
-    found = []
-    for solve in (recurrence, by_substitution):
-        states = solve(*arguments, activation)
-        found.append((states, *torch.autograd.grad(states, arguments, grad)))
-    for ours, right in zip(*found, strict=True):
-        torch.testing.assert_close(ours, right, rtol=1e-11, atol=1e-11)
+    states = by_substitution(*arguments, activation)
+    truth = states, *torch.autograd.grad(states, arguments, grad)
+    for form in recurrent_forms(activation):
+        states = recurrence(*arguments, activation, form)
+        found = states, *torch.autograd.grad(states, arguments, grad)
+        for ours, right in zip(found, truth, strict=True):
+            torch.testing.assert_close(ours, right, rtol=1e-11, atol=1e-11)
 
 
 @full_and_diagonal
 @each_recurrence
 def test_gradcheck_of_the_recurrence(activation, diagonal):
     arguments = recurrent_inputs(5, diagonal=diagonal)
-    assert torch.autograd.gradcheck(lambda *sides: recurrence(*sides, activation), arguments)
+    for form in recurrent_forms(activation):
+        assert torch.autograd.gradcheck(
+            lambda *sides, form=form: recurrence(*sides, activation, form), arguments
+        )
 
 
 @full_and_diagonal
@@ -310,6 +330,16 @@ def test_the_recurrence_follows_autocast():
     assert states.dtype == torch.bfloat16
     grads = torch.autograd.grad(states.sum(), arguments)
     assert all(grad.dtype == torch.float32 for grad in grads)
+
+
+def test_autocast_leaves_a_recurrence_in_double_precision_alone():
+    arguments = recurrent_inputs(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        states = recurrence(*arguments, "tanh")
+        assert (arguments[0][0] @ arguments[1]).dtype == torch.float64  # as torch does
+    assert states.dtype == torch.float64
+    right = by_substitution(*arguments, "tanh")
+    torch.testing.assert_close(states, right, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("layout", ["batch first", "expanded"])
@@ -350,18 +380,22 @@ def test_an_empty_batch_has_no_states(activation, diagonal):
     ],
 )
 def test_the_form_of_the_recurrence_follows_the_sizes(sizes, activation, device, expected):
-    assert recurrence_form(*sizes, activation, torch.device(device)) == expected
+    product = recurrence_products.choose(*sizes, activation, device)
+    assert product.form == expected
+    start = f"RecurrenceProduct(T={sizes[0]}, {activation}): {expected}, "
+    assert repr(product).startswith(start) and len(repr(product)) > len(start)  # and why
 
 
-@full_and_diagonal
-def test_both_forms_of_the_linear_recurrence_agree(diagonal, monkeypatch):
-    arguments, results = recurrent_inputs(101, diagonal=diagonal), []
-    for small in (0, 10**9):
-        monkeypatch.setattr("sparsemat.products.recurrence.SMALL_STEP", small)
-        states = recurrence(*arguments)
-        results.append((states, *torch.autograd.grad(states.sin().sum(), arguments)))
-    for chunks, steps in zip(*results, strict=True):
-        torch.testing.assert_close(chunks, steps, rtol=1e-11, atol=1e-11)
+@pytest.mark.parametrize(
+    ("form", "rule"),
+    [
+        pytest.param("chunks", "'chunks' needs the activation 'linear', got 'tanh'", id="tanh"),
+        pytest.param("newton", r"one of \('steps', 'chunks'\) or None, got 'newton'", id="name"),
+    ],
+)
+def test_forms_that_a_recurrence_has_not_are_refused(form, rule):
+    with pytest.raises(ValueError, match=rule):
+        recurrence(*recurrent_inputs(4), "tanh", form)
 
 
 @pytest.mark.parametrize(
@@ -417,6 +451,14 @@ def brute_scores(q, k, softmax, causal=False, window=None):
     return weights / weights.sum(-1, keepdim=True)
 
 
+def attention_forms(softmax, causal=False, window=None):
+    """Every form that can serve the mask, and the choice."""
+    forms = [None, "square", *(["fused"] if softmax else []), *(["band"] if window else [])]
+    if not softmax and window is None:
+        forms.append("chunks" if causal else "state")
+    return forms
+
+
 @pytest.mark.parametrize("tokens", [1, 3, 64, 65, 200])
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize("softmax", [True, False], ids=["softmax", "linear"])
@@ -425,18 +467,60 @@ def test_attention_is_its_definition_in_every_form(softmax, mask, tokens):
     matrix = brute_scores(q, k, softmax, **mask)
     explicit = scores(q, k, softmax=softmax, **mask)
     torch.testing.assert_close(explicit, matrix, rtol=1e-12, atol=1e-12)
-    found = []
     grad = torch.randn(v.shape, dtype=v.dtype)
-    for y in (attend(q, k, v, softmax=softmax, **mask), matrix @ v):
-        found.append((y, *torch.autograd.grad(y, (q, k, v), grad)))
-    for ours, right in zip(*found, strict=True):
-        torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-10)
+    y = matrix @ v
+    truth = y, *torch.autograd.grad(y, (q, k, v), grad)
+    for form in attention_forms(softmax, **mask):
+        y = attend(q, k, v, softmax=softmax, **mask, form=form)
+        found = y, *torch.autograd.grad(y, (q, k, v), grad)
+        for ours, right in zip(found, truth, strict=True):
+            torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("softmax", [True, False], ids=["softmax", "linear"])
+def test_gradcheck_of_attention(softmax, mask):
+    arguments = [side.detach()[:1, :1].requires_grad_() for side in heads(7, dim=2)]
+    for form in attention_forms(softmax, **mask):
+        assert torch.autograd.gradcheck(
+            lambda *sides, form=form: attend(*sides, softmax=softmax, **mask, form=form), arguments
+        )
+
+
+NO_FORM = {
+    "a name": ({"form": "dense"}, "one of .* or None, got 'dense'"),
+    "fused": ({"form": "fused", "softmax": False}, "'fused' needs a softmax, got softmax=False"),
+    "state": ({"form": "state"}, "'state' needs no softmax and no mask, got softmax=True"),
+    "causal state": ({"form": "state", "softmax": False, "causal": True}, "got .* causal=True"),
+    "chunks": ({"form": "chunks", "softmax": False}, "a causal mask alone, .* causal=False"),
+    "windowed": (
+        {"form": "chunks", "softmax": False, "causal": True, "window": 3},
+        "'chunks' needs a causal mask alone, no softmax, got .* window=3",
+    ),
+    "band": ({"form": "band"}, "'band' needs a window, got .* window=None"),
+}
+
+
+@pytest.mark.parametrize(("options", "rule"), NO_FORM.values(), ids=NO_FORM)
+def test_forms_that_attention_has_not_are_refused(options, rule):
+    with pytest.raises(ValueError, match=rule):
+        attend(*heads(5), **options)
+
+
+def test_a_product_of_attention_serves_its_length_only():
+    product = attention_products.choose(5, 4, softmax=False, window=9)
+    with pytest.raises(ValueError, match=r"q must be \(..., 5, 4\), got \(2, 3, 50, 4\)"):
+        product(*heads(50))
 
 
 @pytest.mark.parametrize(
     ("tokens", "dim", "softmax", "mask", "expected"),
     [
         pytest.param(1000, 16, True, {}, "fused", id="softmax"),
+        pytest.param(64, 32, True, {}, "square", id="short softmax"),
+        pytest.param(64, 32, True, {"causal": True}, "square", id="short causal softmax"),
+        pytest.param(64, 16, True, {}, "fused", id="short softmax of few features"),
+        pytest.param(8, 32, True, {}, "fused", id="very short softmax"),
         pytest.param(1000, 16, True, {"causal": True}, "fused", id="causal softmax"),
         pytest.param(1000, 16, True, {"window": 4}, "band", id="softmax in a window"),
         pytest.param(1000, 16, False, {"window": 4}, "band", id="linear in a window"),
@@ -450,7 +534,16 @@ def test_attention_is_its_definition_in_every_form(softmax, mask, tokens):
     ],
 )
 def test_the_form_of_attention_follows_the_sizes(tokens, dim, softmax, mask, expected):
-    assert form(tokens, dim, softmax=softmax, **mask) == expected
+    product = attention_products.choose(tokens, dim, softmax=softmax, **mask)
+    assert product.form == expected
+    assert repr(product).startswith(f"AttentionProduct(T={tokens}, d={dim}, softmax={softmax}, ")
+    says, _, why = repr(product).partition("): ")[2].partition(", ")
+    assert says == expected and why
+
+
+def test_a_gpu_keeps_the_fused_softmax():
+    product = attention_products.choose(64, 32, softmax=True, device="cuda")
+    assert product.form == "fused" and "on cuda" in repr(product)
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)

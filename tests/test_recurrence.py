@@ -262,6 +262,28 @@ def test_inputs_that_do_not_fit_are_refused(x, h0, rule):
         RNN(2, 3)(torch.zeros(x), h0)
 
 
+def test_the_form_is_chosen_by_size_and_can_be_set():
+    layer = RNN(3, 64, nonlinearity="linear")
+    assert [layer.product(168, n).form for n in (1, 64)] == ["chunks", "steps"]
+    forced = RNN(3, 64, nonlinearity="linear", form="steps")
+    assert repr(forced.product(168)) == "RecurrenceProduct(T=168, linear): steps, as asked"
+    assert "form='steps'" in repr(forced)
+    forced.load_state_dict(layer.state_dict())
+    x = torch.randn(1, 168, 3)
+    torch.testing.assert_close(forced(x), layer(x))
+    with pytest.raises(ValueError, match="'chunks' needs the activation 'linear', got 'tanh'"):
+        RNN(3, 4, form="chunks")
+
+
+def test_autocast_leaves_double_precision_alone():
+    native, layer = pair({}, dtype=torch.float64)
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)[0]
+    assert y.dtype == torch.float64
+    torch.testing.assert_close(y, native(x)[0], rtol=1e-12, atol=1e-12)
+
+
 def test_repr_gives_the_arguments():
     layer = RNN(2, 3, nonlinearity="linear", bias=False)
     assert repr(layer) == (

@@ -17,22 +17,45 @@ from .general import GeneralProduct
 
 __all__ = ["GatherProduct", "GeneralProduct", "choose", "matmul"]
 
+FORMS = ("gather", "general")
+
 _chosen: WeakKeyDictionary[Pattern, GatherProduct | GeneralProduct] = WeakKeyDictionary()
 
 
-def choose(pattern: Pattern) -> GatherProduct | GeneralProduct:
+def choose(pattern: Pattern, form: str | None = None) -> GatherProduct | GeneralProduct:
     """The product that serves this pattern; made once a pattern.
 
     Args:
         pattern: Any pattern.
+        form: ``"gather"`` or ``"general"``, to have that product instead of the one that suits.
 
     Returns:
         A callable ``product(theta, x) -> y`` with theta ``(num_parameters,)``, x ``(cols, n)`` and
         y ``(rows, n)``; its ``repr`` says what it is and why.
+
+    Raises:
+        ValueError: There is no such form, or ``"gather"`` is asked for a pattern that is irregular.
     """
+    if form is not None:
+        check_form(form)
+    if form == "general":
+        return GeneralProduct(pattern)
     if pattern not in _chosen:
         _chosen[pattern] = GatherProduct.detect(pattern) or GeneralProduct(pattern)
-    return _chosen[pattern]
+    product = _chosen[pattern]
+    if form == "gather" and not isinstance(product, GatherProduct):
+        raise ValueError(f"form 'gather' needs a regular pattern, got {product!r}")
+    return product
+
+
+def check_form(form: str) -> None:
+    """Refuse a form that no pattern has.
+
+    Raises:
+        ValueError: With the forms there are and this one.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {FORMS} or None, got {form!r}")
 
 
 def matmul(pattern: Pattern, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -7,16 +7,77 @@ square only, so blocks of queries meet the few keys they may see.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 BAND_BLOCK = 64
+FORMS = ("square", "fused", "state", "chunks", "band")
+# where the square, masks and softmax as calls of their own, was not slower than the fused kernel
+SQUARE_TOKENS, SQUARE_DIM = (32, 128), 32
 
 
-def form(
-    tokens: int, dim: int, *, softmax: bool, causal: bool = False, window: int | None = None
-) -> str:
-    """Which form of the product serves a case, from its sizes alone.
+@dataclass(frozen=True)
+class AttentionProduct:
+    """``A v`` with A = ``scores(q, k)`` in one of its forms. Made by :func:`choose`.
+
+    Attributes:
+        form: ``"square"``: A is formed, and multiplied. ``"fused"``: torch's
+            scaled_dot_product_attention. ``"state"``: ``q (k^T v)``. ``"chunks"``: the same,
+            causal, chunk by chunk. ``"band"``: blocks of queries against the keys of their window.
+        why: What decided for the form.
+        tokens: Length T of the sequences it serves.
+        dim: Features of a query.
+        softmax: Whether the rows are normalised.
+        causal: Whether token i sees only ``j <= i``.
+        window: Whether token i sees only ``|i - j| <= window``.
+    """
+
+    form: str
+    why: str
+    tokens: int
+    dim: int
+    softmax: bool
+    causal: bool
+    window: int | None
+
+    def __repr__(self) -> str:
+        sizes = f"T={self.tokens}, d={self.dim}, softmax={self.softmax}"
+        mask = f"causal={self.causal}, window={self.window}"
+        return f"AttentionProduct({sizes}, {mask}): {self.form}, {self.why}"
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Queries, keys and values ``(..., T, d_k)`` to a tensor of the shape of ``v``."""
+        tokens, dim = self.tokens, self.dim
+        if q.shape[-2:] != (tokens, dim):
+            raise ValueError(f"q must be (..., {tokens}, {dim}), got {tuple(q.shape)}")
+        mask = {"causal": self.causal, "window": self.window}
+        if self.form == "fused":
+            masked = self.window is not None and self.window < tokens - 1
+            seen = allowed(tokens, **mask, device=q.device) if masked else None
+            return scaled_dot_product_attention(
+                q, k, v, attn_mask=seen, is_causal=self.causal and not masked
+            )
+        if self.form == "band":
+            return _band(q, k, v, self.softmax, **mask)
+        if self.form == "square":
+            return scores(q, k, softmax=self.softmax, **mask) @ v
+        q = q * dim**-0.5
+        return q @ (k.mT @ v) if self.form == "state" else _chunks(q, k, v)
+
+
+def choose(
+    tokens: int,
+    dim: int,
+    *,
+    softmax: bool,
+    causal: bool = False,
+    window: int | None = None,
+    device: torch.device | str = "cpu",
+    form: str | None = None,
+) -> AttentionProduct:
+    """The product that serves a case, from its sizes alone.
 
     Args:
         tokens: Length T of the sequence.
@@ -24,24 +85,68 @@ def form(
         softmax: Whether the rows are normalised.
         causal: Whether token i sees only ``j <= i``.
         window: Whether token i sees only ``|i - j| <= window``.
+        device: Where the tensors live.
+        form: The form to use instead of the one that suits the sizes.
 
     Returns:
-        ``"band"``: blocks of queries against the keys of their window. ``"fused"``: torch's
-        scaled_dot_product_attention. ``"state"``: ``q (k^T v)``. ``"chunks"``: the same, causal,
-        chunk by chunk. ``"square"``: ``(q k^T) v``.
+        A callable ``product(q, k, v) -> y``; its ``repr`` says which form it is and why.
+
+    Raises:
+        ValueError: There is no such form of this product.
     """
-    if window is not None and window < tokens - 1:
+    if form is not None:
+        check_form(form, softmax=softmax, causal=causal, window=window)
+        why = "as asked"
+    else:
+        form, why = _choice(tokens, dim, softmax, causal, window, torch.device(device).type)
+    return AttentionProduct(form, why, tokens, dim, softmax, causal, window)
+
+
+def check_form(form: str, *, softmax: bool, causal: bool, window: int | None) -> None:
+    """Refuse a form that a product does not have, whatever its sizes.
+
+    Raises:
+        ValueError: With the rule and the form.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {FORMS} or None, got {form!r}")
+    rules = {
+        "fused": (softmax, "a softmax"),
+        "state": (not softmax and not causal and window is None, "no softmax and no mask"),
+        "chunks": (not softmax and causal and window is None, "a causal mask alone, no softmax"),
+        "band": (window is not None, "a window"),
+    }
+    holds, rule = rules.get(form, (True, ""))
+    if not holds:
+        raise ValueError(
+            f"form {form!r} needs {rule}, got softmax={softmax}, causal={causal}, window={window}"
+        )
+
+
+def _choice(
+    tokens: int, dim: int, softmax: bool, causal: bool, window: int | None, device: str
+) -> tuple[str, str]:
+    """The form that suits the sizes, and why."""
+    masked = window is not None and window < tokens - 1
+    if masked:
         width = BAND_BLOCK + (window if causal else 2 * window)
         if 2 * width <= tokens:
-            return "band"
-        return "fused" if softmax else "square"
+            return "band", f"a block of {BAND_BLOCK} queries sees {width} of {tokens} keys"
     if softmax:
-        return "fused"
-    if tokens <= dim:
-        return "square"
-    if not causal:
-        return "state"
-    return "chunks" if tokens > 2 * _chunk(dim) else "square"
+        first, last = SQUARE_TOKENS
+        if device == "cpu" and first <= tokens <= last and dim >= SQUARE_DIM:
+            return "square", f"{first} <= T={tokens} <= {last} and d={dim} >= {SQUARE_DIM} on a CPU"
+        return "fused", f"T={tokens} and d={dim} on {device}, and softmax needs all pairs"
+    if masked:
+        return "square", f"a block of {BAND_BLOCK} queries sees more than half of {tokens} keys"
+    if causal:
+        length = _chunk(dim)
+        if tokens > 2 * length:
+            return "chunks", f"T={tokens} is more than two chunks of {length}"
+        return "square", f"T={tokens} is no more than two chunks of {length}"
+    if tokens > dim:
+        return "state", f"T={tokens} > d={dim}"
+    return "square", f"T={tokens} <= d={dim}"
 
 
 def attend(
@@ -52,6 +157,7 @@ def attend(
     softmax: bool = True,
     causal: bool = False,
     window: int | None = None,
+    form: str | None = None,
 ) -> torch.Tensor:
     r"""$A v$ with $A$ = ``scores(q, k)``, without forming A where that is dearer.
 
@@ -62,24 +168,16 @@ def attend(
         softmax: Normalise each row of A by softmax.
         causal: Token i sees only ``j <= i``.
         window: Token i sees only ``|i - j| <= window``.
+        form: A form of :class:`AttentionProduct`; the one that suits the sizes if None.
 
     Returns:
         Tensor of the shape of ``v``.
+
+    Raises:
+        ValueError: There is no such form of this product.
     """
-    tokens, dim = q.shape[-2:]
-    chosen = form(tokens, dim, softmax=softmax, causal=causal, window=window)
-    if chosen == "fused":
-        masked = window is not None and window < tokens - 1
-        mask = allowed(tokens, causal, window, q.device) if masked else None
-        return scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal and not masked
-        )
-    if chosen == "band":
-        return _band(q, k, v, softmax, causal, window)
-    if chosen == "square":
-        return scores(q, k, softmax=False, causal=causal, window=window) @ v
-    q = q * dim**-0.5
-    return q @ (k.mT @ v) if chosen == "state" else _chunks(q, k, v)
+    mask = {"softmax": softmax, "causal": causal, "window": window}
+    return choose(*q.shape[-2:], **mask, device=q.device, form=form)(q, k, v)
 
 
 def scores(

@@ -8,13 +8,18 @@ matrix product over all steps.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from math import isqrt
 
 import torch
 
+from .casting import autocast
+
 SMALL_STEP = 512  # entries of a state below which a step is mostly overhead
+CHUNKED_STEPS = 32  # fewer are not worth two passes
 ACTIVATIONS = ("tanh", "relu", "linear")
+FORMS = ("steps", "chunks")
 
 
 def recurrence(
@@ -22,6 +27,7 @@ def recurrence(
     weight: torch.Tensor,
     initial: torch.Tensor | None = None,
     activation: str = "linear",
+    form: str | None = None,
 ) -> torch.Tensor:
     r"""All states of $h_t = f(W h_{t-1} + u_t)$, with a hand-written backward pass.
 
@@ -31,20 +37,21 @@ def recurrence(
         weight: W, shape ``(h, h)``, or ``(h,)`` for the diagonal of a diagonal W.
         initial: The states before the first step, shape ``(n, h)``; zeros if None.
         activation: f, one of ``"tanh"``, ``"relu"`` and ``"linear"``.
+        form: A form of :class:`RecurrenceProduct`; the one that suits the sizes if None.
 
     Returns:
-        The states, shape ``(T, n, h)``.
+        The states, shape ``(T, n, h)``. Under autocast they have its type, unless they are float64.
 
     Raises:
-        ValueError: The activation is unknown, there is no step, or the shapes disagree.
+        ValueError: The activation is unknown or has no such form, there is no step, or the shapes
+            disagree.
 
     Source: chapters "Recurrence" and "Backward passes".
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
     if inputs.ndim != 3 or len(inputs) == 0:
         raise ValueError(f"inputs must have shape (T, n, h) with T >= 1, got {tuple(inputs.shape)}")
-    _, n, h = inputs.shape
+    steps, n, h = inputs.shape
+    product = choose(steps, n, h, activation, inputs.device, form)
     if weight.shape not in ((h, h), (h,)):
         raise ValueError(
             f"weight must have shape (h, h) or (h,) with h={h}, got {tuple(weight.shape)}"
@@ -53,14 +60,47 @@ def recurrence(
         initial = inputs.new_zeros(n, h)
     elif initial.shape != (n, h):
         raise ValueError(f"initial must have shape (n, h)={(n, h)}, got {tuple(initial.shape)}")
-    if torch.is_autocast_enabled(inputs.device.type):
-        dtype = torch.get_autocast_dtype(inputs.device.type)
-        inputs, weight, initial = (part.to(dtype) for part in (inputs, weight, initial))
-    return _Recurrence.apply(inputs, weight, initial, activation)
+    inputs, weight, initial = autocast(inputs, weight, initial)
+    return product(inputs, weight, initial)
 
 
-def form(steps: int, n: int, h: int, activation: str, device: torch.device) -> str:
-    """Which form of the product serves a case, from its sizes alone.
+@dataclass(frozen=True)
+class RecurrenceProduct:
+    """The states of a recurrence in one of its forms. Made by :func:`choose`.
+
+    Attributes:
+        form: ``"steps"``: one product a step. ``"chunks"``: all chunks of about sqrt(T) steps
+            advance together from zero, then the states at their borders are carried through: twice
+            the work in far fewer calls.
+        why: What decided for the form.
+        steps: Length T of the sequences it serves.
+        activation: The activation.
+    """
+
+    form: str
+    why: str
+    steps: int
+    activation: str
+
+    def __repr__(self) -> str:
+        return f"RecurrenceProduct(T={self.steps}, {self.activation}): {self.form}, {self.why}"
+
+    def __call__(
+        self, inputs: torch.Tensor, weight: torch.Tensor, initial: torch.Tensor
+    ) -> torch.Tensor:
+        """Arguments of :func:`recurrence`, of one dtype, to the states ``(T, n, h)``."""
+        return _Recurrence.apply(inputs, weight, initial, self)
+
+
+def choose(
+    steps: int,
+    n: int,
+    h: int,
+    activation: str,
+    device: torch.device | str = "cpu",
+    form: str | None = None,
+) -> RecurrenceProduct:
+    """The product that serves a case, from its sizes alone.
 
     Args:
         steps: Length T of the sequence.
@@ -68,41 +108,71 @@ def form(steps: int, n: int, h: int, activation: str, device: torch.device) -> s
         h: Units of the state.
         activation: The activation.
         device: Where the tensors live.
+        form: The form to use instead of the one that suits the sizes.
 
     Returns:
-        ``"steps"``: one product a step. ``"chunks"``: all chunks of about sqrt(T) steps advance
-        together from zero, then the states at their borders are carried through; twice the work in
-        far fewer calls, so only for a linear recurrence whose steps are small or on a GPU.
+        A callable ``product(inputs, weight, initial) -> states``; its ``repr`` says which form it
+        is and why.
+
+    Raises:
+        ValueError: The activation is unknown, or there is no such form of it.
     """
-    small = device.type != "cpu" or n * h <= SMALL_STEP
-    return "chunks" if activation == "linear" and steps >= 32 and small else "steps"
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
+    if form is not None:
+        check_form(form, activation)
+        return RecurrenceProduct(form, "as asked", steps, activation)
+    form = "steps"
+    if activation != "linear":
+        why = f"{activation} acts between the steps"
+    elif steps < CHUNKED_STEPS:
+        why = f"T={steps} < {CHUNKED_STEPS}"
+    elif torch.device(device).type != "cpu":
+        form, why = "chunks", f"T={steps} >= {CHUNKED_STEPS} calls would be small for a GPU"
+    elif n * h <= SMALL_STEP:
+        form, why = "chunks", f"a step of n*h={n * h} <= {SMALL_STEP} entries is mostly overhead"
+    else:
+        why = f"a step of n*h={n * h} > {SMALL_STEP} entries outweighs its call"
+    return RecurrenceProduct(form, why, steps, activation)
+
+
+def check_form(form: str, activation: str) -> None:
+    """Refuse a form that an activation does not have, whatever the sizes.
+
+    Raises:
+        ValueError: With the rule and the form.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {FORMS} or None, got {form!r}")
+    if form == "chunks" and activation != "linear":
+        raise ValueError(f"form 'chunks' needs the activation 'linear', got {activation!r}")
 
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, inputs, weight, initial, activation):
+    def forward(ctx, inputs, weight, initial, product):
         forward = weight if weight.ndim == 1 else weight.mT
-        ctx.form = form(*inputs.shape, activation, inputs.device)
-        if ctx.form == "chunks":
+        ctx.product = product
+        if product.form == "chunks":
             states = _by_chunks(inputs, forward, initial)
         else:
             states = torch.empty_like(inputs, memory_format=torch.contiguous_format)
             state = initial
             for u, out in zip(inputs.unbind(), states.unbind(), strict=True):
                 state = _step(u, state, forward, out)
-                if activation == "tanh":
+                if product.activation == "tanh":
                     state.tanh_()
-                elif activation == "relu":
+                elif product.activation == "relu":
                     state.relu_()
         ctx.save_for_backward(weight, initial, states)
-        ctx.activation = activation
         return states
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         weight, initial, states = ctx.saved_tensors
-        if ctx.form == "chunks":
+        product = ctx.product
+        if product.form == "chunks":
             solution = _by_chunks(grad.flip(0), weight, torch.zeros_like(initial)).flip(0)
         else:
             solution = torch.empty_like(states)
@@ -113,9 +183,9 @@ class _Recurrence(torch.autograd.Function):
                     out.copy_(g)
                 else:
                     _step(g, later, weight, out)
-                if ctx.activation == "tanh":
+                if product.activation == "tanh":
                     torch.ops.aten.tanh_backward.grad_input(out, state, grad_input=out)
-                elif ctx.activation == "relu":
+                elif product.activation == "relu":
                     torch.ops.aten.threshold_backward.grad_input(out, state, 0, grad_input=out)
                 later = out
         grad_weight = grad_initial = None
@@ -131,7 +201,7 @@ class _Recurrence(torch.autograd.Function):
 def _by_chunks(inputs: torch.Tensor, weight: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
     """The states of the linear recurrence ``h_t = h_{t-1} @ weight + u_t``, chunk by chunk."""
     steps, n, h = inputs.shape
-    length = max(2, isqrt(steps) // 2)
+    length = min(steps, max(2, isqrt(steps) // 2))
     chunks = steps // length
     whole = chunks * length
     # one step of every chunk lies together
