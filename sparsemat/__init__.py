@@ -18,6 +18,7 @@ from .data2matrix import (
     vector_to_image,
     vector_to_matrix,
 )
+from .linear import SparseLinear, mask_pattern
 from .matrix import SparseMatrix
 from .pattern import Pattern
 from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool2d, avg_pool_pattern
@@ -38,6 +39,7 @@ __all__ = [
     "RNN",
     "Pattern",
     "SelfAttention",
+    "SparseLinear",
     "SparseMatrix",
     "attention_pattern",
     "avg_pool_pattern",
@@ -46,6 +48,7 @@ __all__ = [
     "conv_pattern",
     "image_to_vector",
     "lag_pattern",
+    "mask_pattern",
     "matrix_to_series",
     "matrix_to_tokens",
     "matrix_to_vector",

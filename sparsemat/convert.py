@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import attention, convolution, pooling, recurrence
+from . import attention, convolution, linear, pooling, recurrence
 from .convolution import conv_pattern
 from .matrix import SparseMatrix
 from .pattern import Pattern
@@ -150,16 +150,24 @@ def _matrix(module: nn.Module, shape: tuple[int, ...], like: torch.Tensor) -> Af
     return rule(module, shape, like)
 
 
-@_rule(_matrices, nn.Linear)
-def _linear(module: nn.Linear, shape: tuple[int, ...], like: torch.Tensor) -> Affine:
+@_rule(_matrices, nn.Linear, linear.SparseLinear)
+def _linear(
+    module: nn.Linear | linear.SparseLinear, shape: tuple[int, ...], like: torch.Tensor
+) -> Affine:
     if not shape or shape[-1] != module.in_features:
         raise ValueError(
             f"input_shape must end in in_features={module.in_features}, got input_shape={shape}"
         )
     rows, cols, many = module.out_features, module.in_features, prod(shape[:-1])
-    block, o, i = np.indices((many, rows, cols)).reshape(3, -1)
+    if isinstance(module, nn.Linear):
+        o, i = np.indices((rows, cols)).reshape(2, -1)
+        one = Pattern((rows, cols), o, i, o * cols + i, rows * cols)
+    else:
+        one = module.pattern
+    block = np.arange(many)[:, None]
+    row, col = (block * rows + one.row).reshape(-1), (block * cols + one.col).reshape(-1)
     size = many * rows, many * cols
-    pattern = Pattern(size, block * rows + o, block * cols + i, o * cols + i, rows * cols)
+    pattern = Pattern(size, row, col, np.tile(one.index, many), one.num_parameters)
     bias = None if module.bias is None else module.bias.repeat(many)
     return _affine(pattern, module.weight, bias, (*shape[:-1], rows))
 
@@ -465,7 +473,7 @@ def _sequential_layer(module: nn.Sequential, shape: tuple[int, ...], options: di
 
 @_rule(_layers, nn.Linear, nn.Identity, nn.Flatten, nn.Softmax, *DROPOUT, *BATCH_NORM, *ELEMENTWISE)
 @_rule(_layers, *MATRIX_CONV, *MATRIX_AVG_POOL, pooling.MaxPool2d)
-@_rule(_layers, recurrence.RNN, attention.SelfAttention)
+@_rule(_layers, recurrence.RNN, attention.SelfAttention, linear.SparseLinear)
 def _copy(module: nn.Module, shape: tuple[int, ...], options: dict) -> nn.Module:
     return deepcopy(module)
 

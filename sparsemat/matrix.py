@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 
 from .pattern import Pattern
 from .products import matmul
+from .products.indices import csr_tensor
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -98,15 +98,8 @@ class SparseMatrix:
         """A ``torch.sparse_csr`` tensor; duplicates are summed."""
         matrix = self.coalesce()
         crow = np.searchsorted(matrix.pattern.row, np.arange(self.shape[0] + 1))
-        with warnings.catch_warnings():  # torch announces once that the layout is in beta
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(
-                torch.from_numpy(crow).to(self.device),
-                matrix._index("col"),
-                matrix.values,
-                self.shape,
-                check_invariants=False,
-            )
+        crow = torch.from_numpy(crow).to(self.device)
+        return csr_tensor(crow, matrix._index("col"), matrix.values, self.shape)
 
     def to_scipy(self) -> scipy.sparse.csr_array:
         """A ``scipy.sparse.csr_array`` on the CPU; duplicates are summed. Needs SciPy."""

@@ -61,6 +61,9 @@ class Pattern:
         if len(set(lengths)) != 1:
             raise ValueError(f"row, col and index must have one length, got {lengths}")
 
+    def __deepcopy__(self, memo: dict) -> Pattern:
+        return self  # nothing in it can change
+
     def __repr__(self) -> str:
         rows, cols = self.shape
         return f"Pattern({rows}x{cols}, nnz={self.nnz}, num_parameters={self.num_parameters})"

@@ -18,6 +18,10 @@ LAYERS = {
     "linear recurrence": (lambda: sm.RNN(3, 4, nonlinearity="linear"), (40, 3)),
     "tanh recurrence": (lambda: sm.RNN(3, 4), (7, 3)),
     "softmax attention": (lambda: sm.SelfAttention(4, 2, causal=True), (6, 4)),
+    "sparse linear": (
+        lambda: sm.SparseLinear(sm.mask_pattern(torch.eye(5, 7) + torch.eye(5, 7).flip(1) > 0)),
+        (7,),
+    ),
     "linear attention": (lambda: sm.SelfAttention(4, 2, softmax=False, window=1), (6, 4)),
 }
 

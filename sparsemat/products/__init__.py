@@ -19,7 +19,8 @@ __all__ = ["GatherProduct", "GeneralProduct", "choose", "matmul"]
 
 FORMS = ("gather", "general")
 
-_chosen: WeakKeyDictionary[Pattern, GatherProduct | GeneralProduct] = WeakKeyDictionary()
+_chosen: WeakKeyDictionary[Pattern, dict[str | None, GatherProduct | GeneralProduct]]
+_chosen = WeakKeyDictionary()
 
 
 def choose(pattern: Pattern, form: str | None = None) -> GatherProduct | GeneralProduct:
@@ -38,14 +39,18 @@ def choose(pattern: Pattern, form: str | None = None) -> GatherProduct | General
     """
     if form is not None:
         check_form(form)
-    if form == "general":
-        return GeneralProduct(pattern)
-    if pattern not in _chosen:
-        _chosen[pattern] = GatherProduct.detect(pattern) or GeneralProduct(pattern)
-    product = _chosen[pattern]
-    if form == "gather" and not isinstance(product, GatherProduct):
-        raise ValueError(f"form 'gather' needs a regular pattern, got {product!r}")
-    return product
+    made = _chosen.setdefault(pattern, {})
+    if form not in made:
+        if form == "general":
+            product = GeneralProduct(pattern)
+        elif form == "gather":
+            product = choose(pattern)
+            if not isinstance(product, GatherProduct):
+                raise ValueError(f"form 'gather' needs a regular pattern, got {product!r}")
+        else:
+            product = GatherProduct.detect(pattern) or choose(pattern, "general")
+        made[form] = product
+    return made[form]
 
 
 def check_form(form: str) -> None:

@@ -2,7 +2,7 @@
 
 torch's own CSR autograd is not used: it builds a dense gradient. Here the gradient of the vectors
 is the product with the transposed pattern, and the gradient of the values is taken at the pattern
-only.
+only, by ``sampled_addmm`` where that can be had.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import embedding_bag
 
 from ..pattern import Pattern
-from .indices import DeviceIndices
+from .indices import DeviceIndices, csr_tensor
 
 BLOCK_BYTES = 1 << 20
 
@@ -32,6 +32,8 @@ class GeneralProduct:
         )
         by_row = np.lexsort((pattern.col, pattern.row))
         row, col, index = pattern.row[by_row], pattern.col[by_row], pattern.index[by_row]
+        self.stored_by_row = np.array_equal(index, np.arange(self.num_parameters))
+        self.has_duplicates = bool(((row[1:] == row[:-1]) & (col[1:] == col[:-1])).any())
         by_col = np.lexsort((row, col))
         self.indices = DeviceIndices(
             row=row,
@@ -47,18 +49,23 @@ class GeneralProduct:
         rows, cols = self.shape
         return (
             f"GeneralProduct({rows}x{cols}, nnz={self.nnz}): "
-            "rows share no columns, so each is summed by itself"
+            "each row is summed by itself, which serves any pattern"
         )
 
     def __call__(self, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Theta ``(num_parameters,)`` and x ``(cols, n)`` to y ``(rows, n)``."""
-        values = theta.index_select(0, self.indices.on(theta.device).index)
+        if self.stored_by_row:
+            values = theta
+        else:
+            values = theta.index_select(0, self.indices.on(theta.device).index)
         return _WeightedRowSum.apply(values, x, self)
 
 
 class _WeightedRowSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values: torch.Tensor, x: torch.Tensor, product: GeneralProduct):
+        ctx.strides = x.stride()
+        x = x.contiguous()
         ctx.save_for_backward(values, x)
         ctx.product = product
         at = product.indices.on(x.device)
@@ -71,9 +78,13 @@ class _WeightedRowSum(torch.autograd.Function):
         at = ctx.product.indices.on(x.device)
         grad_values = grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_values = _sampled_products(grad, at.row, x, at.col)
+            grad_values = _sampled_products(ctx.product, grad, x)
         if ctx.needs_input_grad[1]:
-            grad_x = _sum_rows(grad, at.row_by_col, at.ccol, values[at.by_col])
+            transposed = values.index_select(0, at.by_col)
+            grad_x = _sum_rows(grad.contiguous(), at.row_by_col, at.ccol, transposed)
+            if ctx.strides == (1, x.shape[0]):
+                # in the layout of x: the layer before multiplies it with what it saved in that one
+                grad_x = grad_x.t().contiguous().t()
         return grad_values, grad_x, None
 
 
@@ -82,7 +93,7 @@ def _sum_rows(x: torch.Tensor, index: torch.Tensor, start: torch.Tensor, weights
         return x.new_zeros(len(start) - 1, x.shape[1])
     return embedding_bag(
         index,
-        x.contiguous(),
+        x,
         start,
         mode="sum",
         per_sample_weights=weights,
@@ -91,13 +102,22 @@ def _sum_rows(x: torch.Tensor, index: torch.Tensor, start: torch.Tensor, weights
 
 
 def _sampled_products(
-    left: torch.Tensor, row: torch.Tensor, right: torch.Tensor, col: torch.Tensor
-):
-    """``(left @ right.T)[row, col]`` in blocks, without the dense product."""
-    result = left.new_empty(len(row))
-    block = max(1, BLOCK_BYTES // (left.element_size() * max(1, left.shape[1])))
-    for start in range(0, len(row), block):
-        at = slice(start, start + block)
-        product = left.index_select(0, row[at]) * right.index_select(0, col[at])
-        torch.sum(product, 1, out=result[at])
+    product: GeneralProduct, left: torch.Tensor, right: torch.Tensor
+) -> torch.Tensor:
+    """``(left @ right.T)[row, col]`` at the pattern, without the dense product."""
+    at, n = product.indices.on(left.device), left.shape[1]
+    if product.nnz == 0 or n == 0:
+        return left.new_zeros(product.nnz)
+    # sampled_addmm takes each cell once, and no half precision
+    full = left.device.type == "cpu" and left.dtype in (torch.float32, torch.float64)
+    if full and not product.has_duplicates:
+        zeros = csr_tensor(at.crow, at.col, left.new_zeros(product.nnz), product.shape)
+        left, right = left.contiguous(), right.contiguous()
+        return torch.sparse.sampled_addmm(zeros, left, right.t(), beta=0.0).values()
+    result = left.new_empty(product.nnz)
+    block = max(1, BLOCK_BYTES // (left.element_size() * n))
+    for start in range(0, product.nnz, block):
+        part = slice(start, start + block)
+        terms = left.index_select(0, at.row[part]) * right.index_select(0, at.col[part])
+        torch.sum(terms, 1, out=result[part])
     return result

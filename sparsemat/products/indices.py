@@ -1,7 +1,8 @@
-"""Index arrays that follow the data to its device."""
+"""Index arrays that follow the data to its device, and the compressed rows they make."""
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,3 +31,12 @@ class DeviceIndices:
                 **{name: tensor.to(device) for name, tensor in arrays.items()}
             )
         return self._copies[device]
+
+
+def csr_tensor(
+    crow: torch.Tensor, col: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]
+) -> torch.Tensor:
+    """A ``torch.sparse_csr`` tensor of arrays that are known to be right."""
+    with warnings.catch_warnings():  # torch announces once that the layout is in beta
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(crow, col, values, shape, check_invariants=False)

@@ -1,0 +1,266 @@
+"""The sparse linear layer: a pattern of any shape, trained as it is or rewired on the way."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from .matrix import SparseMatrix
+from .pattern import Pattern
+from .products import GatherProduct, GeneralProduct, check_form, choose
+from .products.casting import autocast
+
+
+def mask_pattern(mask: torch.Tensor | np.ndarray) -> Pattern:
+    """The pattern of a mask: a parameter of its own for every cell that is kept.
+
+    Args:
+        mask: Booleans, shape ``(rows, cols)``; True where the matrix may be nonzero.
+
+    Returns:
+        Pattern of shape ``(rows, cols)`` whose parameters are the kept cells in row-major order.
+
+    Raises:
+        ValueError: The mask has no two axes or is not boolean.
+    """
+    mask = np.asarray(mask.cpu() if isinstance(mask, torch.Tensor) else mask)
+    if mask.ndim != 2 or mask.dtype != np.bool_:
+        raise ValueError(
+            f"mask must be booleans of shape (rows, cols), got {mask.dtype} of shape {mask.shape}"
+        )
+    row, col = mask.nonzero()
+    return Pattern(mask.shape, row, col, np.arange(len(row)), len(row))
+
+
+class SparseLinear(nn.Module):
+    r"""$y = W(\theta)\,x + b$ for a matrix with a given pattern.
+
+    Nothing of the size of the dense matrix is made, forward or backward. Inputs and outputs may lie
+    features first in memory (``x.t()`` contiguous), outputs do; between such layers nothing is
+    copied.
+
+    Parameters are ``weight``, shape ``(num_parameters,)``, and ``bias``, shape ``(rows,)``. As in
+    ``torch.nn.Linear`` both start uniform in $\pm 1/\sqrt{f}$, but f is the number of entries of
+    their own row rather than of all columns, so that the outputs keep their variance at any
+    sparsity; a tied parameter takes the fullest row it stands in, an empty row the bias zero. The
+    state dict holds the pattern beside the parameters, since the weights mean nothing without it.
+
+    Args:
+        pattern: Where the matrix may be nonzero; rows are outputs, columns inputs.
+        bias: Whether to add a number to every output.
+        device: Where the parameters live.
+        dtype: Their floating-point type.
+        form: ``"gather"`` or ``"general"``, see :func:`sparsemat.products.choose`; the one that
+            suits the pattern if None.
+
+    Raises:
+        ValueError: There is no such form.
+
+    Source: chapter "What it costs".
+    """
+
+    def __init__(
+        self,
+        pattern: Pattern,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        form: str | None = None,
+    ) -> None:
+        super().__init__()
+        if form is not None:
+            check_form(form)
+        self.pattern, self.form = pattern, form
+        like = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty(pattern.num_parameters, **like))
+        self.register_parameter(
+            "bias", nn.Parameter(torch.empty(pattern.shape[0], **like)) if bias else None
+        )
+        self.reset_parameters()
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, mask: torch.Tensor, form: str | None = None) -> Self:
+        """The layer of a dense one with a mask: ``weight[mask]`` and the bias are copied.
+
+        Args:
+            linear: The dense layer.
+            mask: Booleans of the shape of its weight; True where an entry is kept.
+            form: As for the constructor.
+
+        Raises:
+            ValueError: The mask has another shape or type.
+        """
+        weight = linear.weight.detach()
+        if mask.shape != weight.shape:
+            raise ValueError(
+                f"mask must have the shape of the weight {tuple(weight.shape)}, "
+                f"got {tuple(mask.shape)}"
+            )
+        like = {"device": weight.device, "dtype": weight.dtype}
+        layer = cls(mask_pattern(mask), linear.bias is not None, **like, form=form)
+        with torch.no_grad():
+            layer.weight.copy_(weight[mask.to(weight.device)])
+            if linear.bias is not None:
+                layer.bias.copy_(linear.bias)
+        return layer
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the matrix."""
+        return self.pattern.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the matrix."""
+        return self.pattern.shape[0]
+
+    @property
+    def product(self) -> GatherProduct | GeneralProduct:
+        """The product that multiplies by the matrix; its repr says which it is and why."""
+        return choose(self.pattern, self.form)
+
+    def matrix(self) -> SparseMatrix:
+        """The weight matrix. Gradients of its products reach ``weight``; the bias is no part."""
+        return self.pattern.fill(self.weight)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        entries = np.bincount(self.pattern.row, minlength=self.out_features)
+        fan_in = np.ones(self.pattern.num_parameters, dtype=np.int64)
+        np.maximum.at(fan_in, self.pattern.index, entries[self.pattern.row])
+        with torch.no_grad():
+            self.weight.uniform_(-1, 1).mul_(torch.from_numpy(fan_in**-0.5).to(self.weight))
+            if self.bias is not None:
+                bound = np.where(entries > 0, entries.clip(1) ** -0.5, 0)
+                self.bias.uniform_(-1, 1).mul_(torch.from_numpy(bound).to(self.bias))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply every vector by the matrix and add the bias.
+
+        Args:
+            x: Shape ``(..., in_features)``.
+
+        Returns:
+            Tensor of shape ``(..., out_features)``, features first in memory.
+
+        Raises:
+            ValueError: x has another last axis.
+        """
+        if x.ndim == 0 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"x must have shape (..., in_features) with in_features={self.in_features}, "
+                f"got {tuple(x.shape)}"
+            )
+        weight, bias, x = autocast(self.weight, self.bias, x)
+        vectors = x if x.ndim == 2 else x.reshape(-1, self.in_features)
+        y = self.product(weight, vectors.t())
+        if bias is not None:  # in place: the product keeps no output for its backward
+            y.add_(bias[:, None])
+        y = y.t()
+        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self.out_features)
+
+    @torch.no_grad()
+    def prune_and_regrow(
+        self,
+        fraction: float,
+        *,
+        scores: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> torch.Tensor:
+        """Drop the smallest entries and grow as many elsewhere, as in SET or RigL.
+
+        Only index arrays are rebuilt. Surviving weights stay as they are, to the bit, and new ones
+        are zero; ``weight`` remains the same tensor, now in row-major order of the new pattern, and
+        its gradient is dropped. New entries stand in cells that were empty before the call.
+
+        Args:
+            fraction: Part of the entries to drop, in 0..1; of ties the first entry goes first.
+            scores: Shape ``(rows, cols)``, most often the gradient of the loss with respect to the
+                dense weight: the empty cells of largest magnitude are grown (RigL). If None the
+                cells are drawn evenly (SET).
+            generator: Source of the draw, on the CPU; torch's global one if None.
+            optimizer: Its state of every surviving entry moves along, that of a new one is zero.
+
+        Returns:
+            int64 positions of the new entries in ``weight``, ascending.
+
+        Raises:
+            ValueError: ``fraction`` or the shape of ``scores`` is wrong, entries are tied or name a
+                cell twice, or there are fewer empty cells than entries to grow.
+
+        Source: Mocanu et al. 2018 (SET), Evci et al. 2020 (RigL).
+        """
+        rows, cols = self.pattern.shape
+        cell = self.pattern.row * cols + self.pattern.col
+        entry = np.full(len(cell), -1)  # in the order of the parameters
+        if self.pattern.num_parameters == len(cell):
+            entry[self.pattern.index] = cell
+        if (entry < 0).any() or len(np.unique(cell)) < len(cell):
+            raise ValueError(
+                "a pattern to rewire needs a parameter and a cell of its own for every entry, "
+                f"got {self.pattern!r}"
+            )
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"fraction must lie in 0..1, got {fraction}")
+        if scores is not None and scores.shape != (rows, cols):
+            raise ValueError(f"scores must have shape {(rows, cols)}, got {tuple(scores.shape)}")
+        count, empty = int(fraction * len(cell)), rows * cols - len(cell)
+        if count > empty:
+            raise ValueError(
+                f"no more entries can be grown than cells are empty, got {count} and {empty}"
+            )
+        by_size = self.weight.abs().argsort(stable=True).cpu().numpy()
+        kept = np.sort(by_size[count:])
+        if scores is None:
+            grown = _draw_outside(np.sort(cell), empty, count, generator)
+        else:
+            grown = (
+                scores.abs().flatten().index_fill(0, torch.from_numpy(cell).to(scores.device), -1)
+            )
+            grown = grown.topk(count).indices.cpu().numpy()
+        cells = np.concatenate([entry[kept], grown])
+        order = np.argsort(cells)
+        # where each entry of the new order comes from; beyond the kept ones it is new
+        source = np.concatenate([kept, np.full(count, -1)])[order]
+        row, col = np.divmod(cells[order], max(1, cols))
+        self.pattern = Pattern((rows, cols), row, col, np.arange(len(row)), len(row))
+        source = torch.from_numpy(source).to(self.weight.device)
+        moving = [self.weight]
+        if optimizer is not None:
+            state = optimizer.state.get(self.weight, {}).values()
+            moving += [s for s in state if torch.is_tensor(s) and s.shape == self.weight.shape]
+        for values in moving:
+            values.copy_(values[source.clamp(min=0)].masked_fill_(source < 0, 0))
+        self.weight.grad = None
+        return (source < 0).nonzero()[:, 0]
+
+    def get_extra_state(self) -> dict[str, torch.Tensor]:
+        """The pattern, for the state dict."""
+        names = ("row", "col", "index")
+        return {name: torch.tensor(getattr(self.pattern, name)) for name in names}
+
+    def set_extra_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take the pattern of a state dict."""
+        loaded = {name: side.cpu().numpy() for name, side in state.items()}
+        if not all(np.array_equal(getattr(self.pattern, name), loaded[name]) for name in loaded):
+            self.pattern = Pattern(self.pattern.shape, **loaded, num_parameters=len(self.weight))
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
+        form = "" if self.form is None else f", form={self.form!r}"
+        return f"{self.pattern!r}, bias={self.bias is not None}{form}"
+
+
+def _draw_outside(
+    taken: np.ndarray, empty: int, count: int, generator: torch.Generator | None
+) -> np.ndarray:
+    """``count`` distinct cells that are not among the sorted ``taken``, of ``empty`` such."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    rank = np.random.default_rng(seed).choice(empty, count, replace=False)
+    # the k-th empty cell stands behind every taken one that has at most k empty ones before it
+    before = taken - np.arange(len(taken))
+    return rank + np.searchsorted(before, rank, side="right")
