@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace) -> int:
         results=options.results,
     )
     metric, last = record["metric"], record["last"]
-    print(f"{metric} {last[metric]:.2f} after epoch {last['epoch']}: {path}")
+    print(f"{metric} {last[metric]:.4g} after epoch {last['epoch']}: {path}")
     return 0
 
 

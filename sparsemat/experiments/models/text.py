@@ -124,10 +124,15 @@ class _Block(nn.Module):
         if variant == "native":
             self.attention = NativeAttention(dim, heads, causal)
         else:
-            window = WINDOW if variant == "windowed" else None
             softmax = variant != "linear"
             self.attention = sm.SelfAttention(
-                dim, heads, softmax=softmax, causal=causal, window=window
+                dim,
+                heads,
+                softmax=softmax,
+                causal=causal,
+                window=WINDOW if variant == "windowed" else None,
+                # A(X) itself, never torch's fused kernel, which is what the native layer calls
+                form="square" if softmax else None,
             )
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.feedforward = nn.Sequential(
