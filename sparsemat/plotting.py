@@ -94,6 +94,27 @@ def spy(
     return ax
 
 
+def corner(pattern: Pattern, size: int) -> Pattern:
+    """The upper left ``size`` x ``size`` corner of a large pattern, for drawing.
+
+    Args:
+        pattern: The pattern.
+        size: Rows and columns that are kept.
+
+    Returns:
+        Pattern whose parameters are those in the corner, numbered anew in their old order.
+
+    Raises:
+        ValueError: ``size`` is below 1.
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    inside = (pattern.row < size) & (pattern.col < size)
+    used, index = np.unique(pattern.index[inside], return_inverse=True)
+    shape = min(size, pattern.shape[0]), min(size, pattern.shape[1])
+    return Pattern(shape, pattern.row[inside], pattern.col[inside], index, len(used))
+
+
 def curves(
     series: Mapping[str, Sequence[float]],
     ax: Axes | None = None,

@@ -1,0 +1,185 @@
+"""What the training chapters show: matrices, steps side by side, results of records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import nn
+
+import sparsemat as sm
+
+from . import models, records, training
+from .configurations import Configuration
+
+PAIRS = {"tied": "native", "tied-linear": "native-linear"}  # equal parameters, two ways to compute
+CONFIDENCE = 0.95
+MARGIN = 0.01  # difference that counts as none, as a share of the native network's metric
+
+
+def matrices(network: models.Network, variants: Sequence[str] = ("tied", "untied")) -> pd.DataFrame:
+    """The matrices of an image network's convolutions.
+
+    Args:
+        network: The configuration of the network.
+        variants: Variants whose trained parameters are counted.
+
+    Returns:
+        One row a layer: rows, columns, nonzeros, density, and the parameters of each variant.
+    """
+    built = {variant: models.build(network, variant, seed=0) for variant in variants}
+    rows = {}
+    for name, layer in built["tied"].named_children():
+        if isinstance(layer, sm.Conv2d):
+            pattern = layer.pattern
+            rows[name] = {
+                "rows": pattern.shape[0],
+                "columns": pattern.shape[1],
+                "nonzeros": pattern.nnz,
+                "density": pattern.nnz / pattern.shape[0] / pattern.shape[1],
+            } | {
+                variant: count_parameters(net.get_submodule(name)) for variant, net in built.items()
+            }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers that training changes."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def step_losses(
+    configuration: Configuration,
+    variants: Sequence[str],
+    count: int,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> pd.DataFrame:
+    """The losses of the first training steps of each variant, on the same batches.
+
+    Returns:
+        One row a step, from 1; one column a variant.
+    """
+    found = {
+        variant: training.losses(configuration, variant, seed, count, dtype) for variant in variants
+    }
+    return pd.DataFrame(found, index=pd.RangeIndex(1, count + 1, name="step"))
+
+
+def train_all(
+    configuration: Configuration, variants: Sequence[str], seed: int = 0, device: str = "auto"
+) -> dict[str, pd.DataFrame]:
+    """Train every variant.
+
+    Returns:
+        For each variant its curve: one row an epoch, with the columns of
+        :class:`~sparsemat.experiments.training.Progress`.
+    """
+    fabric = training.make_fabric(device, configuration.precision)
+    return {
+        variant: pd.DataFrame(
+            training.train(configuration, variant, seed, fabric=fabric).curve
+        ).set_index("epoch")
+        for variant in variants
+    }
+
+
+def last_epochs(curves: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The last epoch of each curve, one row a variant."""
+    return pd.DataFrame({variant: curve.iloc[-1] for variant, curve in curves.items()}).T
+
+
+def summary(found: list[dict]) -> pd.DataFrame:
+    """The results of one experiment beside the paper's, one row a variant.
+
+    Args:
+        found: Records of one experiment and profile.
+
+    Returns:
+        Seeds, epochs, the last epoch's metric (its mean over seeds, under its own name) with its
+        spread over seeds, mean best epoch, parameters, nonzeros, and the paper's two numbers.
+    """
+    table = records.table(found).set_index("variant").rename_axis(None)
+    columns = ["seeds", "epochs", "metric", "spread", "best epoch", "parameters", "nonzeros"]
+    return table[[*columns, "paper", "paper epoch"]].rename(
+        columns={"metric": table["name"].iloc[0]}
+    )
+
+
+def costs(found: list[dict]) -> pd.DataFrame:
+    """Median seconds of training an epoch and largest memory of the process, one row a variant."""
+    table = records.table(found).set_index("variant").rename_axis(None)
+    return table[["seconds an epoch", "peak MiB"]]
+
+
+def run_curves(found: list[dict], seed: int = 0) -> dict[str, list[float]]:
+    """The metric after every epoch of the runs with one seed, by variant."""
+    return {
+        record["variant"]: [epoch[record["metric"]] for epoch in record["curve"]]
+        for record in found
+        if record["seed"] == seed
+    }
+
+
+def pairs(found: list[dict]) -> pd.DataFrame:
+    """Matrix minus native at equal seeds, wherever both were run, and what follows from it.
+
+    The differences are taken as a sample of a normal distribution. Two one-sided t-tests ask
+    whether their mean lies within ``MARGIN`` times the native metric; their larger p is shown.
+
+    Args:
+        found: Records of any experiments.
+
+    Returns:
+        One row an experiment, profile and pair: ``seeds``, the native mean, the mean
+        ``difference``, its confidence interval ``low``..``high``, the ``margin`` and ``p`` of the
+        test for equivalence. Interval and p are missing for a single seed.
+    """
+    metric = {
+        (r["experiment"], r["profile"], r["variant"], r["seed"]): r["last"][r["metric"]]
+        for r in found
+    }
+    rows = []
+    for title, profile, variant in dict.fromkeys(key[:3] for key in metric):
+        if variant not in PAIRS:
+            continue
+        seeds = sorted(
+            key[3]
+            for key in metric
+            if key[:3] == (title, profile, variant)
+            and (title, profile, PAIRS[variant], key[3]) in metric
+        )
+        if not seeds:
+            continue
+        ours, native = (
+            np.array([metric[title, profile, name, seed] for seed in seeds])
+            for name in (variant, PAIRS[variant])
+        )
+        margin = MARGIN * native.mean()
+        rows.append(
+            {
+                "experiment": title,
+                "profile": profile,
+                "pair": f"{variant} - {PAIRS[variant]}",
+                "seeds": len(seeds),
+                "native": native.mean(),
+                "difference": (ours - native).mean(),
+                **_interval_and_p(ours - native, margin),
+                "margin": margin,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _interval_and_p(differences: np.ndarray, margin: float) -> dict[str, float]:
+    if len(differences) < 2 or np.ptp(differences) == 0:
+        same = differences.mean() if len(differences) > 1 else np.nan
+        inside = float(abs(same) >= margin) if len(differences) > 1 else np.nan
+        return {"low": same, "high": same, "p": inside}
+    interval = stats.ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
+    above = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
+    below = stats.ttest_1samp(differences, margin, alternative="less").pvalue
+    return {"low": interval.low, "high": interval.high, "p": max(above, below)}
