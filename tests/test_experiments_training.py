@@ -115,6 +115,69 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_record(whole_run, tmp_pa
     assert records.comparable(resumed) == records.comparable(record)
 
 
+def test_two_processes_train_as_one_with_the_same_batches(tmp_path):
+    whole, _ = runs.run("etth1", "tied", device="cpu", runs=tmp_path / "one")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    arguments = ("run", "etth1", "--variant", "tied", "--device", "cpu", "--devices", "2")
+    subprocess.run(
+        command(*arguments, "--runs", tmp_path / "two"), env=environment, check=True, timeout=300
+    )
+    shared = records.read(tmp_path / "two" / "etth1-tied-0.json")
+    assert shared["device"]["devices"] == 2
+    for then, now in zip(whole["curve"], shared["curve"], strict=True):
+        for name in ("train_loss", "test_loss", "mse", "valid_loss"):
+            assert now[name] == pytest.approx(then[name], rel=1e-5)
+
+
+def test_early_stopping_watches_examples_it_does_not_train_on():
+    fabric = training.make_fabric("cpu", "32-true")
+    patient = replace(QUICK, epochs=40, patience=1, learning_rate=0.05, schedule="steps")
+    curve = training.train(patient, "native", 0, fabric=fabric).curve
+    watched = [epoch["valid_loss"] for epoch in curve]
+    assert len(curve) < 40
+    assert watched[-1] > min(watched) == watched[-2]
+    parts = training._parts(patient, datasets.load(QUICK.dataset), 0)
+    assert [len(parts[name][0]) for name in ("train", "valid", "test")] == [540, 60, 200]
+
+
+def test_the_step_schedule_falls_at_its_milestones():
+    configuration = replace(QUICK, schedule="steps", milestones=(2, 3), factor=0.5, epochs=4)
+    model = torch.nn.Linear(1, 1)
+    optimizer, schedule = training.make_optimizer(configuration, model, 10)
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"] / configuration.learning_rate)
+        list(training.steps(model, optimizer, schedule, configuration, None, None, []))
+    assert rates == pytest.approx([1, 1, 0.5, 0.25])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", "Adam"), ("adamw", "AdamW"), ("sgd", "SGD")])
+def test_the_optimiser_is_the_one_named(name, kind):
+    optimizer, _ = training.make_optimizer(replace(QUICK, optimizer=name), torch.nn.Linear(1, 1), 9)
+    assert type(optimizer).__name__ == kind
+    assert optimizer.param_groups[0]["weight_decay"] == QUICK.weight_decay
+
+
+def test_clipping_bounds_the_step():
+    moved = []
+    for clip in (None, 1e-3):
+        configuration = replace(
+            EXPERIMENTS["etth1"].profiles["quick"], optimizer="sgd", clip=clip, learning_rate=1.0
+        )
+        model = models.build(configuration.network, "free", 0)
+        before = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+        optimizer, schedule = training.make_optimizer(configuration, model, 999)
+        rate, momentum = optimizer.param_groups[0]["lr"], 0.9
+        inputs, targets = datasets.load(configuration.dataset).train
+        batches = [torch.arange(16)]
+        list(training.steps(model, optimizer, schedule, configuration, inputs, targets, batches))
+        after = torch.nn.utils.parameters_to_vector(model.parameters())
+        decay = rate * configuration.weight_decay * before.norm() * (1 + momentum)
+        moved.append((after - before).norm().item() / (rate * (1 + momentum)))
+    assert moved[0] > 0.1
+    assert moved[1] <= 1e-3 + decay / rate
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     fabric, path = training.make_fabric("cpu", "32-true"), tmp_path / "x.ckpt"
     training.train(QUICK, "native", 0, fabric=fabric, epochs=1, checkpoint=path)
@@ -190,6 +253,7 @@ def test_the_table_shows_the_last_epoch_over_seeds(whole_run, tmp_path, capsys):
         pytest.param(["mnist", "--variant", "dense"], r"variant must be .*'dense'", id="variant"),
         pytest.param(["mnist", "--profile", "slow"], r"profile must be .*'slow'", id="profile"),
         pytest.param(["mnist", "--device", "tpu"], r"device must be .*'tpu'", id="device"),
+        pytest.param(["mnist", "--devices", "0"], r"devices must be at least 1, got 0", id="0"),
     ],
 )
 def test_unknown_names_are_refused_before_any_work(arguments, rule, tmp_path, capsys):
@@ -208,3 +272,24 @@ def test_the_list_names_every_experiment(capsys):
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_paper_recipe_is_that_of_table_1(name):
+    recipe = EXPERIMENTS[name].profiles["paper"]
+    assert recipe.optimizer == "adam" and recipe.schedule == "steps"
+    expected = {  # batch, rate, epochs, decay of weights, patience, milestones, factor
+        "mnist": (64, 1e-3, 150, 0, 10, (), 1),
+        "cifar10": (128, 1e-3, 150, 0, None, (), 1),
+        "cifar100": (128, 0.1, 200, 5e-4, 10, (60, 120, 160), 0.2),
+        "tiny-imagenet": (128, 1e-3, 20, 0, 5, (5, 10, 15), 0.9),
+        "etth1": (128, 1e-3, 200, 0, None, (), 1),
+        "electricity": (128, 1e-3, 100, 0, None, (), 1),
+        "ag-news": (128, 1e-3, 100, 0, None, (), 1),
+        "wikitext-2": (128, 1e-3, 100, 0, None, (), 1),
+        "ptb": (128, 1e-3, 100, 0, None, (), 1),
+    }
+    assert (
+        *(recipe.batch_size, recipe.learning_rate, recipe.epochs, recipe.weight_decay),
+        *(recipe.patience, recipe.milestones, recipe.factor),
+    ) == expected[name]

@@ -1,0 +1,100 @@
+"""What chapters show: tables from records, paired differences and their tests."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from sparsemat.experiments import records, report
+from sparsemat.experiments.configurations import EXPERIMENTS
+
+QUICK = EXPERIMENTS["mnist"].profiles["quick"]
+
+
+def made_up(variant, seed, value, experiment="mnist", metric="accuracy"):
+    """A record with one epoch, for tables; no run wrote it and none is on disk."""
+    last = {"epoch": 1, "train_loss": 1.0, "test_loss": 1.0, metric: value, "seconds": 2.0}
+    return {
+        "experiment": experiment,
+        "variant": variant,
+        "seed": seed,
+        "profile": "full",
+        "data": {"subset": None},
+        "metric": metric,
+        "parameters": 1,
+        "nonzeros": 2,
+        "curve": [last],
+        "best": last,
+        "last": last,
+        "peak_mebibytes": 3.0,
+    }
+
+
+def test_pairs_agree_with_scipy():
+    native, tied = [90.0, 91.0, 92.0], [90.2, 90.9, 92.4]
+    found = [made_up("native", seed, value) for seed, value in enumerate(native)]
+    found += [made_up("tied", seed, value) for seed, value in enumerate(tied)]
+    found += [made_up("untied", 0, 80.0), made_up("tied", 7, 50.0)]  # no partner: left out
+    (row,) = report.pairs(found).to_dict("records")
+    assert (row["pair"], row["seeds"]) == ("tied - native", 3)
+    assert row["difference"] == pytest.approx(np.mean(tied) - np.mean(native))
+    interval = stats.ttest_rel(tied, native).confidence_interval(0.95)
+    assert (row["low"], row["high"]) == pytest.approx(tuple(interval))
+    margin = row["margin"]
+    assert margin == pytest.approx(0.91)
+    shifted = [
+        stats.ttest_rel(np.array(tied) + margin, native, alternative="greater").pvalue,
+        stats.ttest_rel(np.array(tied) - margin, native, alternative="less").pvalue,
+    ]
+    assert row["p"] == pytest.approx(max(shifted))
+
+
+def test_pairs_of_one_seed_and_of_equal_runs():
+    one = report.pairs([made_up("native", 0, 3.0), made_up("tied", 0, 3.5)]).iloc[0]
+    assert one["difference"] == 0.5 and np.isnan(one["p"]) and np.isnan(one["low"])
+    equal = [made_up(variant, seed, 3.0) for variant in ("native", "tied") for seed in (0, 1)]
+    row = report.pairs(equal).iloc[0]
+    assert (row["difference"], row["low"], row["high"], row["p"]) == (0, 0, 0, 0)
+    assert report.pairs([]).empty
+
+
+def test_the_summary_has_a_row_a_variant():
+    found = [made_up("native", 0, 90.0), made_up("native", 1, 92.0), made_up("tied", 0, 91.0)]
+    table = report.summary(found)
+    assert list(table.index) == ["native", "tied"]
+    assert table["accuracy"].tolist() == [91.0, 91.0]
+    assert table["spread"].iloc[0] == pytest.approx(2**0.5) and np.isnan(table["spread"].iloc[1])
+    assert table["paper"].tolist() == [90.60, 92.48]
+    assert report.run_curves(found, seed=1) == {"native": [92.0]}
+    assert report.costs(found)["peak MiB"].tolist() == [3.0, 3.0]
+
+
+def test_the_matrices_of_a_network_are_counted():
+    table = report.matrices(QUICK.network)
+    assert list(table.index) == ["conv1", "conv2", "conv3"]
+    assert table.loc["conv2", ["rows", "columns"]].tolist() == [32 * 14 * 14, 16 * 14 * 14]
+    assert table["untied"].tolist() == table["nonzeros"].tolist()
+    assert table["tied"].tolist() == [9 * 16, 9 * 16 * 32, 9 * 32 * 64]
+
+
+def test_steps_and_curves_have_a_column_and_a_table_a_variant():
+    quick = EXPERIMENTS["etth1"].profiles["quick"]
+    steps = report.step_losses(quick, ["native", "tied", "free"], 3)
+    assert steps.index.tolist() == [1, 2, 3]
+    assert (steps["native"] - steps["tied"]).abs().max() < 1e-12
+    assert (steps["native"] - steps["free"]).abs().max() > 1e-3
+    curves = report.train_all(quick, ["scalar", "free"], device="cpu")
+    last = report.last_epochs(curves)
+    assert list(last.index) == ["scalar", "free"]
+    assert last.loc["free", "mse"] == curves["free"]["mse"].iloc[-1]
+
+
+def test_parameters_are_counted():
+    assert report.count_parameters(torch.nn.Linear(3, 4)) == 16
+
+
+def test_a_table_leaves_out_what_the_paper_does_not_say():
+    found = [made_up("native", 0, 0.5, "etth1", "mse"), made_up("native", 0, 90.0)]
+    table = records.table(found)
+    assert table["experiment"].tolist() == ["mnist", "etth1"]  # in the order of the book
+    assert np.isnan(table["paper"].iloc[1]) and table["paper epoch"].iloc[1] == 100
