@@ -182,7 +182,7 @@ def blocks(tokens: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def _running(name: str, texts: dict[str, str], whole: dict[str, tuple[str, int]]) -> Dataset:
-    """Running text; ``whole`` names the tokens of a part and says how many there are."""
+    """Running text; ``whole`` names the tokens of a part and says how many the release has."""
     words = {part: running_words(text) for part, text in texts.items()}
     counted = by_frequency(words["train"])
     vocabulary = counted if UNKNOWN in counted else (*counted, UNKNOWN)
