@@ -306,8 +306,7 @@ def test_tiny_imagenet_is_read_in_its_official_layout(tiny, data):
         (found.test, test, [1, 0]),
     ):
         assert pixels.dtype == torch.uint8 and labels.dtype == torch.int64
-        difference = pixels.numpy().astype(int) - np.stack(expected)
-        assert np.abs(difference).max() <= 2  # two JPEG decoders
+        assert np.array_equal(pixels.numpy(), np.stack(expected))
         assert labels.tolist() == classes
     grey = found.test[0][1]
     assert torch.equal(grey[0], grey[1]) and torch.equal(grey[0], grey[2])
@@ -654,11 +653,8 @@ def test_image_stand_ins_are_shaped_as_their_data_sets(name, shape, classes, tra
     assert not torch.equal(found.train[0][0], found.test[0][0])
 
 
-@pytest.mark.parametrize(
-    ("name", "least"),
-    [("cifar10-standin", 0.6), ("tiny-imagenet-standin", 0.6), ("cifar100-standin", 0.05)],
-)
-def test_image_stand_ins_are_learnable_by_a_tiny_network(name, least):
+@pytest.mark.parametrize("name", [name for name in PACKAGED if name.startswith(("cifar", "tiny"))])
+def test_image_stand_ins_are_learnable_by_a_tiny_network(name):
     torch.manual_seed(0)
     found = datasets.load(name)
     (x, y), (x_test, y_test) = (
@@ -675,7 +671,7 @@ def test_image_stand_ins_are_learnable_by_a_tiny_network(name, least):
         torch.nn.Linear(2 * width, 200),
     )
     optimizer = torch.optim.Adam(network.parameters(), 1e-2)
-    for _ in range(12):
+    for _ in range(6):
         for batch in torch.randperm(len(x)).split(50):
             loss = torch.nn.functional.cross_entropy(network(x[batch]), y[batch])
             optimizer.zero_grad()
@@ -683,7 +679,7 @@ def test_image_stand_ins_are_learnable_by_a_tiny_network(name, least):
             optimizer.step()
     with torch.no_grad():
         accuracy = (network(x_test).argmax(1) == y_test).double().mean()
-    assert accuracy > least
+    assert accuracy > 0.5  # chance: 0.1, or 0.01
 
 
 def test_the_news_stand_in_is_learnable_by_counting_words():

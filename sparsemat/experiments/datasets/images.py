@@ -215,9 +215,9 @@ def _decoded(kept: Path, *parts: list[tuple[Path, int]]) -> list[np.ndarray]:
 
 
 def _decode(paths: list[Path]) -> np.ndarray:
-    from torchvision.io import decode_image
+    from torchvision.datasets.folder import pil_loader  # opens as RGB
 
     images = np.empty((len(paths), 3, 64, 64), np.uint8)
     for image, path in zip(images, paths, strict=True):
-        image[:] = decode_image(str(path), mode="RGB").numpy()
+        image[:] = np.asarray(pil_loader(str(path))).transpose(2, 0, 1)
     return images
