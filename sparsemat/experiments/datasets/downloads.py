@@ -109,7 +109,8 @@ class PublishedFile:
             ):
                 archive.extractall(scratch)
                 if not (Path(scratch) / self.path).exists():
-                    raise ValueError(f"the archive must hold {self.path}, got {archive.namelist()}")
+                    names = archive.namelist()[:5]
+                    raise ValueError(f"the archive must hold {self.path}, it begins with {names}")
                 _move_missing(Path(scratch), folder())
             return
         with atomic(path) as partial:

@@ -198,7 +198,7 @@ def _running(name: str, texts: dict[str, str], whole: dict[str, tuple[str, int]]
 
 def _read(published: Sequence[PublishedFile]) -> dict[str, str]:
     parts = zip(("train", "valid", "test"), published, strict=True)
-    return {part: Path(file.fetch()).read_text(encoding="utf-8") for part, file in parts}
+    return {part: file.fetch().read_text(encoding="utf-8") for part, file in parts}
 
 
 _WIKITEXT2_TRAIN = ("training tokens", 2_088_628)
