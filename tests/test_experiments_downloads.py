@@ -115,6 +115,14 @@ def test_a_server_without_ranges_sends_all_of_it_again(server):
     assert kept > 0 and server.requests[-1][1] == f"bytes={kept}-"
 
 
+def test_a_server_without_ranges_replaces_a_longer_rest(server):
+    file = publish(server, PLAIN)
+    part_of(PLAIN).parent.mkdir(parents=True)
+    part_of(PLAIN).write_bytes(b"?" * 2 * len(CONTENT))
+    server.ranges = False
+    assert file.fetch().read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_whole_download_that_was_never_unpacked_is_used(server, form):
     file = publish(server, form)
