@@ -14,13 +14,14 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the memory profiler is chatty
 
 import torch
 
-from . import attention, convolution, imports, recurrence
+from . import attention, convolution, imports, recurrence, sparse
 from .paired import measure
 
 AREAS = {
     "convolution": convolution.cases,
     "recurrence": recurrence.cases,
     "attention": attention.cases,
+    "sparse": sparse.cases,
 }
 RECORDS = Path(__file__).parent.parent / "results" / "benchmarks"
 COLUMNS = "{:<54} {:<28} {:>6} {:>13} {:>6} {:>8} {:>9} {:>9}  {}"

@@ -93,10 +93,10 @@ def _sum_rows(x: torch.Tensor, index: torch.Tensor, start: torch.Tensor, weights
         return x.new_zeros(len(start) - 1, x.shape[1])
     return embedding_bag(
         index,
-        x,
+        x.detach(),  # else more is computed for a backward pass that never comes
         start,
         mode="sum",
-        per_sample_weights=weights,
+        per_sample_weights=weights.detach(),
         include_last_offset=True,
     )
 
