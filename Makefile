@@ -37,8 +37,9 @@ test: html ## check pairs and style, then test the library, the built book and t
 notebooks: $(INSTALLED) ## run every chapter again and store its outputs
 	$(BIN)/python tools/notebooks.py execute
 
-bench: $(INSTALLED) ## time the library against what one would use otherwise
-	$(BIN)/python -m benchmarks
+bench: $(INSTALLED) ## time the library against what one would use otherwise, on one thread and on all
+	$(BIN)/python -m benchmarks --threads 1
+	test "$$(nproc)" -eq 1 || $(BIN)/python -m benchmarks --threads "$$(nproc)"
 
 clean: ## remove the built book and caches, keep .venv
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis build *.egg-info

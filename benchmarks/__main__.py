@@ -14,7 +14,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the memory profiler is chatty
 
 import torch
 
-from . import attention, convolution, imports, recurrence, sparse
+from . import attention, convolution, general, growth, imports, recurrence, sparse
 from .paired import measure
 
 AREAS = {
@@ -22,21 +22,24 @@ AREAS = {
     "recurrence": recurrence.cases,
     "attention": attention.cases,
     "sparse": sparse.cases,
+    "general": general.cases,
 }
+GROWTH = "growth"  # the area without a baseline
 RECORDS = Path(__file__).parent.parent / "results" / "benchmarks"
 COLUMNS = "{:<54} {:<28} {:>6} {:>13} {:>6} {:>8} {:>9} {:>9}  {}"
 
 
 def main() -> None:
     """Run the chosen areas and print a line a case; a run of all of them writes a record."""
+    known = [*AREAS, GROWTH]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("areas", nargs="*", help=f"any of {', '.join(AREAS)}; all if none")
+    parser.add_argument("areas", nargs="*", help=f"any of {', '.join(known)}; all if none")
     parser.add_argument("--rounds", type=int, default=21, help="rounds a case (default 21)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
     options = parser.parse_args()
-    unknown = sorted(set(options.areas) - set(AREAS))
+    unknown = sorted(set(options.areas) - set(known))
     if unknown:
-        parser.error(f"unknown areas {unknown}; known: {sorted(AREAS)}")
+        parser.error(f"unknown areas {unknown}; known: {sorted(known)}")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
 
@@ -45,33 +48,10 @@ def main() -> None:
     print(
         f"(goal {imports.GOAL_SECONDS} s: {'met' if added <= imports.GOAL_SECONDS else 'missed'})"
     )
-    header = "case", "baseline", "ratio", "quartiles", "goal", "base ms", "base MiB", "our MiB", ""
-    print(COLUMNS.format(*header))
-    rows = []
-    for area in options.areas or AREAS:
-        for case in AREAS[area]():
-            found = measure(case, options.rounds)
-            verdict = _verdict(found.ratio, case.goal, case.stretch)
-            rows.append(
-                {"area": area, "case": case.name, "baseline": case.baseline[0]}
-                | {"ours": case.ours[0], "goal": case.goal, "stretch": case.stretch}
-                | asdict(found)
-                | {"verdict": verdict}
-            )
-            print(
-                COLUMNS.format(
-                    case.name,
-                    case.baseline[0],
-                    f"{found.ratio:.2f}",
-                    f"{found.low:.2f}..{found.high:.2f}",
-                    case.goal or "-",
-                    f"{found.baseline_ms:.2f}",
-                    f"{found.baseline_mib:.1f}",
-                    f"{found.ours_mib:.1f}",
-                    verdict,
-                ),
-                flush=True,
-            )
+    chosen = options.areas or known
+    areas = [area for area in chosen if area in AREAS]
+    rows = table(areas, options.rounds) if areas else []
+    grown = growth.record(max(1, options.rounds // 3)) if GROWTH in chosen else {}
     if options.areas:
         return  # a record holds the whole table
     record = {
@@ -86,11 +66,43 @@ def main() -> None:
         "rounds": options.rounds,
         "import_seconds": {"torch": alone, "sparsemat": added},
         "rows": rows,
-    }
+    } | grown
     path = RECORDS / f"{'gpu' if torch.cuda.is_available() else 'cpu'}-{options.threads}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"record: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+
+
+def table(areas: list[str], rounds: int) -> list[dict]:
+    """Measure the cases of the areas, print a line each and give them as plain data."""
+    header = "case", "baseline", "ratio", "quartiles", "goal", "base ms", "base MiB", "our MiB", ""
+    print(COLUMNS.format(*header))
+    rows = []
+    for area in areas:
+        for case in AREAS[area]():
+            found = measure(case, rounds)
+            verdict = _verdict(found.ratio, case.goal, case.stretch)
+            rows.append(
+                {"area": area, "case": case.name, "baseline": case.baseline[0]}
+                | {"ours": case.ours[0], "goal": case.goal, "stretch": case.stretch}
+                | asdict(found)
+                | {"verdict": verdict}
+            )
+            print(
+                COLUMNS.format(
+                    case.name,
+                    case.baseline[0],
+                    f"{found.ratio:.2f}",
+                    f"{found.low:.2f}..{found.high:.2f}",
+                    "-" if case.goal is None else f"{case.goal:.2g}",
+                    f"{found.baseline_ms:.2f}",
+                    f"{found.baseline_mib:.1f}",
+                    f"{found.ours_mib:.1f}",
+                    verdict,
+                ),
+                flush=True,
+            )
+    return rows
 
 
 def _verdict(ratio: float, goal: float | None, stretch: float | None) -> str:

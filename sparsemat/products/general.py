@@ -111,9 +111,11 @@ def _sampled_products(
     # sampled_addmm takes each cell once, and no half precision
     full = left.device.type == "cpu" and left.dtype in (torch.float32, torch.float64)
     if full and not product.has_duplicates:
-        zeros = csr_tensor(at.crow, at.col, left.new_zeros(product.nnz), product.shape)
+        result = csr_tensor(at.crow, at.col, left.new_zeros(product.nnz), product.shape)
         left, right = left.contiguous(), right.contiguous()
-        return torch.sparse.sampled_addmm(zeros, left, right.t(), beta=0.0).values()
+        # in place, else the index arrays are copied
+        torch.sparse.sampled_addmm(result, left, right.t(), beta=0.0, out=result)
+        return result.values()
     result = left.new_empty(product.nnz)
     block = max(1, BLOCK_BYTES // (left.element_size() * n))
     for start in range(0, product.nnz, block):
