@@ -150,6 +150,20 @@ def test_vectors_need_not_be_contiguous(pattern):
             torch.testing.assert_close(ours, right, rtol=1e-12, atol=1e-12)
 
 
+@each_case
+def test_vectors_may_lie_within_others(pattern):
+    theta, _ = inputs(pattern)
+    rows, cols = pattern.shape
+    x = torch.randn(cols + 2, 3, dtype=torch.float64)[1:-1].requires_grad_()
+    grad = torch.randn(rows + 2, 3, dtype=torch.float64)[1:-1]
+    truth = expected(pattern, theta, x, grad)
+    for product in products(pattern).values():
+        y = product(theta, x)
+        found = y, *torch.autograd.grad(y, (theta, x), grad)
+        for ours, right in zip(found, truth, strict=True):
+            torch.testing.assert_close(ours, right, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @each_case
 def test_error_follows_the_dtype(pattern, dtype):

@@ -109,12 +109,15 @@ class GatherProduct:
         product = cls(pattern, *tables)
         return None if product.row_strides is None else product
 
-    def output_view(self, y: torch.Tensor) -> torch.Tensor:
-        """Contiguous y ``(rows, n)`` seen as ``(G, M, L, n)``."""
+    def part(self, y: torch.Tensor, run: Run, block: Block) -> torch.Tensor:
+        """The block's rows of contiguous y ``(rows, n)``, seen as ``(g, M, l, n)``."""
         n = y.shape[1]
-        groups, outputs, _, positions = self.sizes
-        strides = [stride * n for stride in self.row_strides]
-        return y.as_strided((groups, outputs, positions, n), (*strides, 1), self.first_row * n)
+        group, output, position = (stride * n for stride in self.row_strides)
+        first = y.storage_offset() + self.first_row * n
+        first += run.groups.start * group + block.positions.start * position
+        groups, _, positions = block.shape
+        shape = groups, self.sizes[1], positions, n
+        return y.as_strided(shape, (group, output, position, 1), first)
 
     @cached_property
     def transposed(self) -> GatherProduct | None:
@@ -231,76 +234,54 @@ def _pass(
     if n == 0:
         return
     x, runs = product.padded(x), product.runs(x)
-    out = None if y is None else product.output_view(y)
-    incoming = None if grad_theta is None else product.output_view(grad.contiguous())
+    grad = None if grad_theta is None else grad.contiguous()
     buffer = x.new_empty(max(len(block.index) for run in runs for block in run.blocks), n)
     for run in runs:
-        if out is not None:
-            weights = _weights(theta, product, run)
-        if incoming is not None:
-            total = _Total(grad_theta, run, product)
+        weights = None if y is None else _weights(theta, product, run)
+        if grad is None:
+            total = None
+        elif in_place := product.sizes[3] == 1 and isinstance(run.params, slice):
+            total = _weights(grad_theta, product, run).mT
+        else:
+            # (K, M) rather than (M, K): the product with few outputs is faster this way round
+            total = grad_theta.new_zeros(*run.blocks[0].shape[:2], product.sizes[1])
         for block in run.blocks:
             groups, slots, positions = block.shape
             rows = buffer[: len(block.index)]
             torch.index_select(x, 0, block.index, out=rows)
             gathered = rows.view(groups, slots, positions * n)
-            if out is not None:
-                _write(out[run.groups, :, block.positions], weights, gathered)
-            if incoming is not None:
-                total.add(gathered, _merged(incoming, run, block))
-        if incoming is not None:
-            total.close()
+            if weights is not None:
+                target = product.part(y, run, block)
+                if product.row_strides[2] == 1:
+                    torch.bmm(weights, gathered, out=target.flatten(2))
+                else:
+                    target.copy_(torch.bmm(weights, gathered).view(target.shape))
+            if total is not None:
+                part = product.part(grad, run, block).flatten(2)
+                if total.dtype == part.dtype:
+                    total.baddbmm_(gathered, part.mT)
+                else:
+                    total += torch.bmm(gathered, part.mT)
+        if total is not None and not in_place:
+            _add_at(grad_theta, run.params, total.mT.reshape(-1))
 
 
-def _write(target: torch.Tensor, weights: torch.Tensor, gathered: torch.Tensor) -> None:
-    """The block's outputs ``(g, M, l, n)``."""
-    groups, outputs, positions, n = target.shape
-    if groups == 1 and (positions == 1 or target.stride(2) == n):
-        flat = target.as_strided((outputs, positions * n), (target.stride(1), 1))
-        torch.mm(weights[0], gathered[0], out=flat)
+def _add_at(total: torch.Tensor, at: slice | torch.Tensor, values: torch.Tensor) -> None:
+    if isinstance(at, slice):
+        total[at] += values
     else:
-        target.copy_(torch.bmm(weights, gathered).view(target.shape))
-
-
-class _Total:
-    """Outgoing gradient times gathered input, summed over the blocks of a run."""
-
-    def __init__(self, grad_theta: torch.Tensor, run: Run, product: GatherProduct) -> None:
-        self.grad_theta, self.params = grad_theta, run.params
-        groups, slots, _ = run.blocks[0].shape
-        outputs = product.sizes[1]
-        self.alone = product.sizes[3] == 1 and isinstance(run.params, slice)
-        if self.alone:
-            self.sums = grad_theta[run.params].view(groups, outputs, slots).mT
-        else:
-            self.sums = grad_theta.new_zeros(groups, slots, outputs)
-
-    def add(self, gathered: torch.Tensor, part: torch.Tensor) -> None:
-        # (K, M) rather than (M, K): the product with few outputs is faster this way round
-        if gathered.dtype != self.sums.dtype:
-            self.sums += torch.bmm(gathered, part.mT)
-        elif len(gathered) == 1:
-            self.sums[0].addmm_(gathered[0], part[0].T)
-        else:
-            self.sums.baddbmm_(gathered, part.mT)
-
-    def close(self) -> None:
-        if isinstance(self.params, slice):
-            if not self.alone:
-                self.grad_theta[self.params] += self.sums.mT.reshape(-1)
-        else:
-            self.grad_theta.index_add_(0, self.params, self.sums.mT.reshape(-1))
+        total.index_add_(0, at, values)
 
 
 def _scatter(product: GatherProduct, theta: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     """``W^T grad``, each block's share added to the rows that it gathers."""
     n = grad.shape[1]
-    incoming = product.output_view(grad.contiguous())
+    grad = grad.contiguous()
     total = grad.new_zeros(product.shape[1] + 1, n)  # the last row takes what absent slots give
     for run in product.runs(grad) if n else ():
         weights = _weights(theta, product, run).mT
         for block in run.blocks:
-            scattered = torch.bmm(weights, _merged(incoming, run, block))
+            scattered = torch.bmm(weights, product.part(grad, run, block).flatten(2))
             total.index_add_(0, block.index, scattered.view(-1, n))
     return total[:-1]
 
@@ -312,11 +293,6 @@ def _weights(theta: torch.Tensor, product: GatherProduct, run: Run) -> torch.Ten
     )
     groups, slots, _ = run.blocks[0].shape
     return chosen.view(groups, product.sizes[1], slots)
-
-
-def _merged(incoming: torch.Tensor, run: Run, block: Block) -> torch.Tensor:
-    """The block's part of the outputs as ``(g, M, l * n)``."""
-    return incoming[run.groups, :, block.positions].flatten(2)
 
 
 def _slice_or_indices(params: np.ndarray, device: torch.device) -> slice | torch.Tensor:
