@@ -28,7 +28,7 @@ class Work(NamedTuple):
         program: Runs both passes.
         operations: Multiplications and additions; for a pattern two a nonzero and vector and pass.
         moved: Numbers that must be read or written at least once.
-        held: Numbers that both passes allocate and keep: results, gradients, what they need between;
+        held: Numbers that both passes allocate and keep: results, gradients, what lies between;
             not a buffer that is used block by block, which shows in small sizes only.
     """
 
