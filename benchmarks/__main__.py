@@ -14,8 +14,8 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the memory profiler is chatty
 
 import torch
 
-from . import attention, convolution, general, growth, imports, recurrence, sparse
-from .paired import measure
+from . import attention, convolution, general, growth, imports, recurrence, sparse, training
+from .paired import Case, Measurement, measure
 
 AREAS = {
     "convolution": convolution.cases,
@@ -23,6 +23,7 @@ AREAS = {
     "attention": attention.cases,
     "sparse": sparse.cases,
     "general": general.cases,
+    "training": training.cases,
 }
 GROWTH = "growth"  # the area without a baseline
 RECORDS = Path(__file__).parent.parent / "results" / "benchmarks"
@@ -81,7 +82,7 @@ def table(areas: list[str], rounds: int) -> list[dict]:
     for area in areas:
         for case in AREAS[area]():
             found = measure(case, rounds)
-            verdict = _verdict(found.ratio, case.goal, case.stretch)
+            verdict = _verdict(case, found)
             rows.append(
                 {"area": area, "case": case.name, "baseline": case.baseline[0]}
                 | {"ours": case.ours[0], "goal": case.goal, "stretch": case.stretch}
@@ -105,12 +106,14 @@ def table(areas: list[str], rounds: int) -> list[dict]:
     return rows
 
 
-def _verdict(ratio: float, goal: float | None, stretch: float | None) -> str:
-    if goal is None:
-        return ""
-    if stretch is not None and ratio <= stretch:
-        return "stretch"
-    return "goal" if ratio <= goal else "missed"
+def _verdict(case: Case, found: Measurement) -> str:
+    words = []
+    if case.goal is not None:
+        stretched = case.stretch is not None and found.ratio <= case.stretch
+        words.append("stretch" if stretched else "goal" if found.ratio <= case.goal else "missed")
+    if case.memory_goal is not None and found.ours_mib > case.memory_goal * found.baseline_mib:
+        words.append("memory missed")
+    return ", ".join(words)
 
 
 def _processor() -> str:

@@ -23,6 +23,7 @@ class Case:
         ours: Name and program of the matrix form.
         goal: Largest acceptable ``time(ours) / time(baseline)``; None where there is no goal.
         stretch: The ratio we would like.
+        memory_goal: Largest acceptable ``memory(ours) / memory(baseline)``; None if there is none.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Case:
     ours: tuple[str, Callable[[], object]]
     goal: float | None = None
     stretch: float | None = None
+    memory_goal: float | None = None
 
 
 @dataclass(frozen=True)
