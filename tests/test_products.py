@@ -234,6 +234,20 @@ def test_the_product_is_chosen_by_structure(pattern, kind, sizes):
     assert f"nnz={pattern.nnz}): " in repr(product)  # says what it is, then why
 
 
+@pytest.mark.parametrize(
+    ("pattern", "sizes"),
+    [
+        pytest.param(CONV, (1, 2, 36, 20), id="stride 1"),
+        pytest.param(avg_pool_pattern(2, (4, 4), 2)[0], (1, 1, 1, 32), id="pooling"),
+        pytest.param(conv_pattern(1, 2, 9, 3, stride=2), None, id="stride 2"),
+        pytest.param(CONV.untied(), None, id="untied"),
+    ],
+)
+def test_the_backward_pass_gathers_where_the_transposed_pattern_is_regular(pattern, sizes):
+    transposed = choose(pattern).transposed
+    assert (transposed and transposed.sizes) == sizes
+
+
 def test_the_order_of_triples_does_not_change_the_choice():
     ordered, shuffled = CASES["tied convolution"], CASES["triples out of order"]
     assert choose(shuffled).sizes == choose(ordered).sizes

@@ -8,7 +8,9 @@ weights. Tied or not, such a pattern is a batch of ``G`` small dense matrices ov
 Tied: one group a channel group, ``l`` runs over positions. Untied: one group a position, ``l`` is
 alone. The form is found in the index arrays, so any pattern that has it is served, whatever layer
 it came from. Rows are gathered block by block into a reused buffer: nothing of the size of an
-unfolded image is ever stored, and the backward pass gathers again instead of saving.
+unfolded image is ever stored, and the backward pass gathers again instead of saving. Where the
+transposed pattern has the form too, as a tied convolution of stride 1 has, the backward pass
+gathers from the outgoing gradient, once for both gradients.
 """
 
 from __future__ import annotations
