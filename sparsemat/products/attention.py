@@ -20,7 +20,7 @@ SQUARE_TOKENS, SQUARE_DIM = (32, 128), 32
 
 @dataclass(frozen=True)
 class AttentionProduct:
-    """``A v`` with A = ``scores(q, k)`` in one of its forms. Made by :func:`choose`.
+    """``A v`` with A = ``scores(q, k)`` in one of its forms. Made by ``choose``.
 
     Attributes:
         form: ``"square"``: A is formed, and multiplied. ``"fused"``: torch's

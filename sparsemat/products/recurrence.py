@@ -66,7 +66,7 @@ def recurrence(
 
 @dataclass(frozen=True)
 class RecurrenceProduct:
-    """The states of a recurrence in one of its forms. Made by :func:`choose`.
+    """The states of a recurrence in one of its forms. Made by ``choose``.
 
     Attributes:
         form: ``"steps"``: one product a step. ``"chunks"``: all chunks of about sqrt(T) steps
