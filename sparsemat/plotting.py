@@ -143,6 +143,7 @@ def curves(
             range(1, len(values) + 1), values, style, color=PALETTE[k % len(PALETTE)], label=name
         )
     ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     if log:
         ax.set_yscale("log")
     ax.spines[["top", "right"]].set_visible(False)

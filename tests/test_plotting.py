@@ -91,3 +91,8 @@ def test_style_is_transparent():
         assert figure.get_facecolor() == (0, 0, 0, 0)
         assert plt.rcParams["savefig.transparent"]
         assert plt.rcParams["text.color"] == plotting.INK
+
+
+def test_curves_label_whole_steps_only():
+    ax = plotting.curves({"a": list(range(18))})
+    assert all(tick == round(tick) for tick in ax.get_xticks())
