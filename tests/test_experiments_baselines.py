@@ -7,10 +7,11 @@ import pytest
 import scipy.linalg
 import torch
 
-from sparsemat.experiments import baselines, records
+from sparsemat.experiments import baselines, models, records
 from sparsemat.experiments.__main__ import main
 from sparsemat.experiments.datasets import Dataset, load
 from sparsemat.experiments.datasets.series import windows
+from sparsemat.experiments.models import SeriesNetwork
 from sparsemat.experiments.tasks import TASKS
 
 WINDOW = 5
@@ -110,6 +111,24 @@ def test_ridge_refuses_more_features_than_memory_holds():
     part = rows.expand(4, 10, 10**6), rows.expand(4, 10**6)
     with pytest.raises(MemoryError, match="second moments of 10000000 features"):
         baselines.fit_ridge(Dataset("wide", train=part, test=part))
+
+
+@pytest.mark.parametrize("variant", ["native-linear", "tied-linear", "scalar", "free"])
+def test_network_without_nonlinearity_is_its_matrix(data, variant):
+    network = models.build(SeriesNetwork(2, WINDOW, 3), variant, 0).double()
+    found = baselines.as_affine(network, WINDOW, 2)
+    assert found.weight.shape == (2, WINDOW * 2)
+    x = data.test[0].double()
+    by_autograd = torch.autograd.functional.jacobian(lambda one: network(one[None])[0], x[0])
+    by_autograd[:, -1] -= torch.eye(2)
+    torch.testing.assert_close(found.weight, by_autograd.flatten(1))
+    torch.testing.assert_close(found(x), network(x).detach())
+
+
+def test_network_with_a_nonlinearity_has_no_matrix():
+    network = models.build(SeriesNetwork(2, WINDOW, 3), "tied", 0)
+    with pytest.raises(ValueError, match="the network must be affine"):
+        baselines.as_affine(network, WINDOW, 2)
 
 
 def test_units_are_those_of_the_networks_metric(data):

@@ -1,4 +1,4 @@
-"""Forecasts without a network: the last value, the value a period ago, and ridge regression.
+"""Forecasts without a network: the last row, the row a period ago, and ridge regression.
 
 Errors are those of the networks' metric: the mean squared error of the test part, averaged over the
 variables, in units of their training variance. Windows are read a block at a time, because as
@@ -8,10 +8,11 @@ strided views they share their rows and would grow by the length of the window.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..matrix import require_memory
 from .datasets import Dataset
@@ -76,17 +77,43 @@ class AffineForecast:
         weight: The matrix, ``(variables, T * variables)``; column ``t * variables + c`` acts on
             variable c of step t.
         bias: The constant, ``(variables,)``.
-        penalty: The penalty it was fitted with.
+        penalty: The penalty it was fitted with, if it was.
     """
 
     weight: Tensor
     bias: Tensor
-    penalty: float
+    penalty: float | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Windows ``(N, T, variables)`` to forecasts ``(N, variables)``."""
         x = x.to(self.weight.dtype)
         return x[:, -1] + x.flatten(1) @ self.weight.mT + self.bias
+
+
+def as_affine(network: nn.Module, window: int, variables: int) -> AffineForecast:
+    """The matrix that a network without nonlinearities is, found by forecasting unit windows.
+
+    Args:
+        network: Maps windows ``(N, window, variables)`` to forecasts ``(N, variables)``.
+        window: Steps of a window.
+        variables: Variables of the series.
+
+    Raises:
+        ValueError: The network is not affine: it forecasts other windows differently.
+    """
+    network = deepcopy(network).cpu().double().eval()
+    size = window * variables
+    units = torch.eye(size, dtype=torch.float64).view(size, window, variables)
+    others = torch.randn(4, window, variables, generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        bias = network(torch.zeros_like(units[:1]))[0]
+        found = AffineForecast((network(units) - units[:, -1] - bias).mT, bias)
+        gap = (network(others) - found(others)).abs().max().item()
+    if not gap <= 1e-8 * (1 + found(others).abs().max().item()):
+        raise ValueError(
+            f"the network must be affine, but misses its own matrix by {gap:.2g} on other windows"
+        )
+    return found
 
 
 def fit_ridge(data: Dataset, penalties: Sequence[float] = PENALTIES) -> AffineForecast:
