@@ -40,6 +40,18 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _baselines(options: argparse.Namespace) -> int:
+    from .runs import run_baselines
+
+    record, path = run_baselines(
+        options.experiment, options.profile, runs=options.runs, results=options.results
+    )
+    for name, error in record["errors"].items():
+        print(f"{name}: {record['metric']} {error:.4g}")
+    print(path)
+    return 0
+
+
 def _list(options: argparse.Namespace) -> int:
     for name, experiment in EXPERIMENTS.items():
         print(name)
@@ -74,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     device = {"default": "auto", "help": "auto, cpu or cuda (default: a GPU if there is one)"}
     results = {"type": Path, "default": Path("results"), "help": "folder of full records"}
+    runs = {"type": Path, "default": Path("runs")}
+    runs["help"] = "folder of checkpoints and quick records"
 
     run = commands.add_parser("run", help="train one variant and write its record")
     run.add_argument("experiment", help="a name that list shows")
@@ -85,11 +99,16 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--devices", type=int, default=1, help="processes a machine (default 1)")
     run.add_argument("--nodes", type=int, default=1, help="machines (default 1)")
     run.add_argument("--precision", help="of Fabric, such as bf16-mixed (default 32-true)")
-    run.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="folder of checkpoints and quick records"
-    )
+    run.add_argument("--runs", **runs)
     run.add_argument("--results", **results)
     run.set_defaults(command=_run)
+
+    baselines = commands.add_parser("baselines", help="forecast a series without a network")
+    baselines.add_argument("experiment", help="a name that list shows")
+    baselines.add_argument("--profile", default="quick", help="as for run")
+    baselines.add_argument("--runs", **runs)
+    baselines.add_argument("--results", **results)
+    baselines.set_defaults(command=_baselines)
 
     listing = commands.add_parser("list", help="show the experiments")
     listing.set_defaults(command=_list)

@@ -68,6 +68,27 @@ def read_all(folder: Path | str, experiment: str | None = None) -> list[dict]:
     return [read(path) for path in sorted(Path(folder).glob(f"{experiment or '*'}-*.json"))]
 
 
+def write_baselines(record: dict, folder: Path) -> Path:
+    """Write the errors of the forecasts without a network.
+
+    Returns:
+        The path, ``folder/baselines/EXPERIMENT-PROFILE.json``.
+    """
+    path = folder / "baselines" / f"{record['experiment']}-{record['profile']}.json"
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n")
+    return path
+
+
+def read_baselines(folder: Path | str, experiment: str, profile: str) -> dict:
+    """The record that :func:`write_baselines` wrote.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    return json.loads((Path(folder) / "baselines" / f"{experiment}-{profile}.json").read_text())
+
+
 def comparable(record: dict) -> dict:
     """A record without what differs between two runs of the same thing: times, machine, commit."""
     kept = {name: value for name, value in record.items() if name not in INCIDENTAL}

@@ -6,7 +6,9 @@ import json
 from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 
-from . import datasets, records, training
+import torch
+
+from . import baselines, datasets, records, training
 from .configurations import EXPERIMENTS, Configuration
 from .tasks import TASKS
 
@@ -66,13 +68,7 @@ def run(
         "seed": seed,
         "profile": profile,
         "configuration": asdict(configuration),
-        "data": {
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "train": len(data.train[0]),
-            "test": len(data.test[0]),
-            "subset": data.subset,
-        },
+        "data": _description(data),
         "metric": task.metric,
         "parameters": sum(parameter.numel() for parameter in progress.model.parameters()),
         "nonzeros": configuration.network.nonzeros(variant),
@@ -89,6 +85,50 @@ def run(
     record = json.loads(json.dumps(record))  # as a reader of the file will see it
     folder = runs if profile == "quick" else results
     return record, records.write(record, folder) if fabric.is_global_zero else folder
+
+
+def run_baselines(
+    experiment: str, profile: str = "quick", *, runs: Path = RUNS, results: Path = RESULTS
+) -> tuple[dict, Path]:
+    """Forecast the series of an experiment without a network, and write the errors.
+
+    Args:
+        experiment: Name in ``EXPERIMENTS``.
+        profile: One of its profiles.
+        runs: Folder for the errors on the quick profile's data.
+        results: Folder for all others.
+
+    Returns:
+        The record, whose ``errors`` are those of :func:`baselines.all_errors`, and its file,
+        ``FOLDER/baselines/EXPERIMENT-PROFILE.json``.
+
+    Raises:
+        ValueError: A name is unknown, or the data are no series.
+    """
+    configuration = find(experiment, None, profile)
+    if configuration.task != "forecast":
+        raise ValueError(f"baselines need a series to forecast, got {experiment!r}")
+    data = datasets.load(configuration.dataset)
+    record = {
+        "experiment": experiment,
+        "profile": profile,
+        "data": _description(data),
+        "metric": TASKS[configuration.task].metric,
+        "errors": baselines.all_errors(data),
+        **records.environment(torch.device("cpu")),
+    }
+    folder = runs if profile == "quick" else results
+    return record, records.write_baselines(record, folder)
+
+
+def _description(data: datasets.Dataset) -> dict:
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "train": len(data.train[0]),
+        "test": len(data.test[0]),
+        "subset": data.subset,
+    }
 
 
 def verify(path: Path, *, epochs: int = 1, device: str = "auto") -> list[str]:
@@ -137,8 +177,8 @@ def verify(path: Path, *, epochs: int = 1, device: str = "auto") -> list[str]:
     ]
 
 
-def find(experiment: str, variant: str, profile: str) -> Configuration:
-    """The configuration of an experiment in a profile.
+def find(experiment: str, variant: str | None, profile: str) -> Configuration:
+    """The configuration of an experiment in a profile; None asks for no variant.
 
     Raises:
         ValueError: One of the names is unknown.
@@ -146,7 +186,7 @@ def find(experiment: str, variant: str, profile: str) -> Configuration:
     if experiment not in EXPERIMENTS:
         raise ValueError(f"the experiment must be one of {sorted(EXPERIMENTS)}, got {experiment!r}")
     found = EXPERIMENTS[experiment]
-    if variant not in found.variants:
+    if variant is not None and variant not in found.variants:
         raise ValueError(f"the variant must be one of {found.variants}, got {variant!r}")
     if profile not in found.profiles:
         raise ValueError(f"the profile must be one of {tuple(found.profiles)}, got {profile!r}")
