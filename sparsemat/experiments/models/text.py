@@ -154,14 +154,36 @@ class NativeAttention(nn.MultiheadAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, T, d)`` to ``(N, T, d)``."""
+        y, _ = self._attend(x, need_weights=False)
+        # dropout draws its mask in the order of memory, so both kinds of attention must agree on it
+        return y.contiguous()
+
+    def attention(self, x: Tensor) -> Tensor:
+        """The matrices A(X) that torch multiplied by, ``(N, heads, T, T)``."""
+        return self._attend(x, need_weights=True, average_attn_weights=False)[1]
+
+    def _attend(self, x: Tensor, **options: bool) -> tuple[Tensor, Tensor | None]:
         mask = None
         if self.causal:
             mask = nn.Transformer.generate_square_subsequent_mask(
                 x.shape[1], device=x.device, dtype=x.dtype
             )
-        y, _ = super().forward(x, x, x, attn_mask=mask, is_causal=self.causal, need_weights=False)
-        # dropout draws its mask in the order of memory, so both kinds of attention must agree on it
-        return y.contiguous()
+        return super().forward(x, x, x, attn_mask=mask, is_causal=self.causal, **options)
+
+
+@torch.no_grad()
+def attention_matrices(model: nn.Module, tokens: Tensor) -> Tensor:
+    """The matrices A(X) of the first block of a text network, for looking at.
+
+    Args:
+        model: A network of any variant, in evaluation mode.
+        tokens: Ids, int64 ``(N, T)``.
+
+    Returns:
+        Tensor of shape ``(N, heads, T, T)``; entry ``[n, h, i, j]`` is what token i takes from j.
+    """
+    block = model.blocks[0]
+    return block.attention.attention(block.norm1(model.embedding(tokens)))
 
 
 class _Classifier(nn.Module):
