@@ -13,7 +13,7 @@ import torch
 
 from .matrix import SparseMatrix
 from .pattern import Pattern
-from .products import GatherProduct, GeneralProduct, choose
+from .products import GatherProduct, GeneralProduct, check_form, choose
 from .products.casting import autocast
 
 PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
@@ -278,7 +278,10 @@ class _MatrixConv:
         tied: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        form: str | None = None,
     ) -> None:
+        if form is not None:
+            check_form(form)
         kernel_size = as_tuple("kernel_size", kernel_size, self.dims)
         input_size = as_tuple("input_size", input_size, self.dims)
         stride = as_tuple("stride", stride, self.dims)
@@ -300,7 +303,7 @@ class _MatrixConv:
             device,
             dtype,
         )
-        self.input_size, self.output_size = input_size, outputs
+        self.input_size, self.output_size, self.form = input_size, outputs, form
         if not tied:
             self._untie()
 
@@ -317,11 +320,11 @@ class _MatrixConv:
             key = (
                 *(self.in_channels, self.out_channels, self.input_size, self.kernel_size),
                 *(self.stride, self.padding, self.dilation, self.groups),
-                *(self.padding_mode, self.tied),
+                *(self.padding_mode, self.tied, self.form),
             )
             product = _products.get(key)
             if product is None:
-                product = _products[key] = choose(self.pattern)
+                product = _products[key] = choose(self.pattern, self.form)
             self.__dict__["_product"] = product
         return self.__dict__["_product"]
 
@@ -381,6 +384,7 @@ class _MatrixConv:
     def extra_repr(self) -> str:
         """The arguments that torch shows, and what is the matrix layer's own."""
         own = f", input_size={self.input_size}" + ("" if self.tied else ", tied=False")
+        own += "" if self.form is None else f", form={self.form!r}"
         return super().extra_repr() + own
 
     def __getstate__(self) -> dict:
@@ -437,9 +441,11 @@ class Conv2d(_MatrixConv, torch.nn.Conv2d):
             parameter a triple of ``pattern``, and starts at the values of the tied layer.
         device: Where the parameters live.
         dtype: Type of the parameters.
+        form: ``"gather"`` or ``"general"``, see :func:`sparsemat.products.choose`; the one that
+            suits the pattern if None.
 
     Raises:
-        ValueError: As :func:`conv_pattern`.
+        ValueError: As :func:`conv_pattern`, or there is no such form.
 
     Source: paper 4.2.1, chapter "Convolution".
     """

@@ -227,6 +227,27 @@ def test_activations_stay_features_first():
     assert second(y).stride(0) == 1
 
 
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_every_form_of_the_product_gives_the_same(tied):
+    torch.manual_seed(0)
+    layer = sm.Conv2d(2, 3, 3, (5, 6), padding=1, tied=tied).double()
+    other = sm.Conv2d(2, 3, 3, (5, 6), padding=1, tied=tied, form="general").double()
+    assert "General" in repr(other.product) and "Gather" in repr(layer.product)
+    assert "form='general'" in repr(other) and "form" not in repr(layer)
+    other.load_state_dict(layer.state_dict())
+    x, gradients = torch.randn(4, 2, 5, 6).double(), []
+    for module in (layer, other):
+        leaf = x.clone().requires_grad_()
+        module(leaf).sin().sum().backward()
+        gradients.append((leaf.grad, module.weight.grad, module.bias.grad))
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+def test_a_form_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match=r"form must be one of .*got 'dense'"):
+        sm.Conv2d(1, 1, 3, (5, 5), form="dense")
+
+
 def test_layers_of_one_geometry_share_their_product():
     layer = sm.Conv2d(1, 2, 3, 6, tied=True)
     assert layer.product is sm.Conv2d(1, 2, 3, 6).product
