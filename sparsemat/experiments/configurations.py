@@ -127,7 +127,7 @@ _TINY = replace(
         mean=0.4482,
         std=0.2770,
     ),
-    epochs=20,
+    epochs=10,
 )
 
 _ETTH1 = Configuration(
@@ -164,7 +164,7 @@ _AG_NEWS = Configuration(
     ),
     batch_size=128,
     learning_rate=2e-3,
-    epochs=4,
+    epochs=2,
 )
 
 _PTB = Configuration(
