@@ -22,7 +22,7 @@ from .files import atomic
 INCIDENTAL = ("seconds", "peak_mebibytes", "device", "versions", "commit")
 NAMED = ("experiment", "variant", "seed", "profile")
 FIELDS = (
-    *("experiment", "variant", "seed", "profile", "configuration", "data", "metric", "parameters"),
+    *(*NAMED, "configuration", "data", "metric", "parameters"),
     *("nonzeros", "curve", "best", "last", "weights_sha256", *INCIDENTAL),
 )
 
@@ -35,10 +35,7 @@ def write(record: dict, folder: Path) -> Path:
     Returns:
         The path.
     """
-    path = folder / f"{name(**{part: record[part] for part in NAMED})}.json"
-    with atomic(path) as partial:
-        partial.write_text(json.dumps(record, indent=1) + "\n")
-    return path
+    return _write(record, folder / f"{name(**{part: record[part] for part in NAMED})}.json")
 
 
 def name(experiment: str, variant: str, seed: int, profile: str) -> str:
@@ -74,7 +71,10 @@ def write_baselines(record: dict, folder: Path) -> Path:
     Returns:
         The path, ``folder/baselines/EXPERIMENT-PROFILE.json``.
     """
-    path = folder / "baselines" / f"{record['experiment']}-{record['profile']}.json"
+    return _write(record, folder / "baselines" / "{experiment}-{profile}.json".format(**record))
+
+
+def _write(record: dict, path: Path) -> Path:
     with atomic(path) as partial:
         partial.write_text(json.dumps(record, indent=1) + "\n")
     return path
