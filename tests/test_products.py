@@ -18,6 +18,7 @@ from sparsemat.products import GatherProduct, GeneralProduct, choose, matmul
 from sparsemat.products import attention as attention_products
 from sparsemat.products import recurrence as recurrence_products
 from sparsemat.products.attention import attend, scores
+from sparsemat.products.indices import DeviceIndices
 from sparsemat.products.recurrence import recurrence
 
 
@@ -69,7 +70,9 @@ each_case = pytest.mark.parametrize("pattern", CASES.values(), ids=CASES)
 
 def products(pattern):
     """Every product that can serve the pattern, by name."""
-    found = {"general": GeneralProduct(pattern), "chosen": choose(pattern)}
+    general, other = GeneralProduct(pattern), GeneralProduct(pattern)
+    other.takes_dense_blocks = not general.takes_dense_blocks
+    found = {"general": general, "other gradient": other, "chosen": choose(pattern)}
     gather = GatherProduct.detect(pattern)
     return found if gather is None else found | {"gather": gather}
 
@@ -245,6 +248,18 @@ def test_the_product_is_chosen_by_structure(pattern, kind, sizes):
 def test_the_backward_pass_gathers_where_the_transposed_pattern_is_regular(pattern, sizes):
     transposed = choose(pattern).transposed
     assert (transposed and transposed.sizes) == sizes
+
+
+@pytest.mark.parametrize("nnz", [1, 4, 5, 20])
+def test_dense_blocks_give_the_gradient_from_an_eighth_of_the_cells_on(nnz):
+    pattern = Pattern((4, 8), np.arange(nnz) // 8, np.arange(nnz) % 8, np.arange(nnz), nnz)
+    assert GeneralProduct(pattern).takes_dense_blocks == (nnz > 4)
+
+
+def test_indices_are_of_64_bits_where_they_must_be():
+    small, large = (Pattern((1, size), [0], [size - 1], [0], 1) for size in (9, 2**31 + 1))
+    for pattern, dtype in ((small, torch.int32), (large, torch.int64)):
+        assert DeviceIndices(col=pattern.col).on(torch.device("cpu")).col.dtype == dtype
 
 
 def test_the_order_of_triples_does_not_change_the_choice():

@@ -33,13 +33,13 @@ class Block(NamedTuple):
     """Neighbouring positions whose gathered rows fit the buffer.
 
     Attributes:
-        positions: Slice of the L positions.
+        first_row: Where the block begins in the result.
         shape: ``(g, K, l)`` of the gathered rows.
         index: Rows to gather, int64 ``(g * K * l,)``; the number of columns, where the row of zeros
             stands, in place of an absent one.
     """
 
-    positions: slice
+    first_row: int
     shape: tuple[int, int, int]
     index: torch.Tensor
 
@@ -48,13 +48,11 @@ class Run(NamedTuple):
     """Blocks that are multiplied by the same dense matrices.
 
     Attributes:
-        groups: Slice of the G groups.
         params: The matrices' parameters in ``(g, M, K)`` order: a slice of theta, or their indices.
             Slots that are absent at every position of the blocks are left out.
         blocks: The blocks.
     """
 
-    groups: slice
     params: slice | torch.Tensor
     blocks: list[Block]
 
@@ -79,7 +77,6 @@ class GatherProduct:
             pattern.nnz,
         )
         self.sizes = (*params.shape, cols.shape[2])  # G, M, K, L
-        self.first_row = int(rows[0, 0, 0])
         self.row_strides = _strides(rows)
         self.covers_all_rows = rows.size == pattern.shape[0]
         self.reads_absent = bool((cols < 0).any())
@@ -111,15 +108,18 @@ class GatherProduct:
         product = cls(pattern, *tables)
         return None if product.row_strides is None else product
 
-    def part(self, y: torch.Tensor, run: Run, block: Block) -> torch.Tensor:
-        """The block's rows of contiguous y ``(rows, n)``, seen as ``(g, M, l, n)``."""
+    def part(self, y: torch.Tensor, block: Block) -> torch.Tensor:
+        """The block's rows of contiguous y ``(rows, n)``: ``(g, M, l * n)`` or ``(g, M, l, n)``."""
         n = y.shape[1]
-        group, output, position = (stride * n for stride in self.row_strides)
-        first = y.storage_offset() + self.first_row * n
-        first += run.groups.start * group + block.positions.start * position
+        group, output, position = self.row_strides
         groups, _, positions = block.shape
-        shape = groups, self.sizes[1], positions, n
-        return y.as_strided(shape, (group, output, position, 1), first)
+        first = y.storage_offset() + block.first_row * n
+        if position == 1 or positions == 1:
+            shape, strides = (groups, self.sizes[1], positions * n), (group * n, output * n, 1)
+        else:
+            shape = groups, self.sizes[1], positions, n
+            strides = group * n, output * n, position * n, 1
+        return y.as_strided(shape, strides, first)
 
     @cached_property
     def transposed(self) -> GatherProduct | None:
@@ -170,11 +170,12 @@ class GatherProduct:
             key = slots.tobytes()
             if key not in runs:
                 params = self._params[groups][:, :, slots].reshape(-1)
-                runs[key] = Run(groups, _slice_or_indices(params, device), [])
+                runs[key] = Run(_slice_or_indices(params, device), [])
             cols = cols[:, slots]
             index = np.where(cols < 0, self.shape[1], cols).reshape(-1)
+            first_row = int(self._rows[groups.start, 0, start])
             runs[key].blocks.append(
-                Block(positions, cols.shape, torch.from_numpy(index).to(device))
+                Block(first_row, cols.shape, torch.from_numpy(index).to(device))
             )
         return list(runs.values())
 
@@ -243,27 +244,31 @@ def _pass(
         if grad is None:
             total = None
         elif in_place := product.sizes[3] == 1 and isinstance(run.params, slice):
-            total = _weights(grad_theta, product, run).mT
+            total = _weights(grad_theta, product, run)
         else:
             # (K, M) rather than (M, K): the product with few outputs is faster this way round
             total = grad_theta.new_zeros(*run.blocks[0].shape[:2], product.sizes[1])
+        shape = None
         for block in run.blocks:
-            groups, slots, positions = block.shape
-            rows = buffer[: len(block.index)]
+            if block.shape != shape:
+                shape = groups, slots, positions = block.shape
+                rows = buffer.narrow(0, 0, groups * slots * positions)
+                gathered = rows.view(groups, slots, positions * n)
             torch.index_select(x, 0, block.index, out=rows)
-            gathered = rows.view(groups, slots, positions * n)
             if weights is not None:
-                target = product.part(y, run, block)
-                if product.row_strides[2] == 1:
-                    torch.bmm(weights, gathered, out=target.flatten(2))
+                target = product.part(y, block)
+                if positions > 1 and target.ndim == 3:
+                    torch.bmm(weights, gathered, out=target)
                 else:
+                    # torch has a batched product only where the result is contiguous
                     target.copy_(torch.bmm(weights, gathered).view(target.shape))
             if total is not None:
-                part = product.part(grad, run, block).flatten(2)
+                part = product.part(grad, block).flatten(2)
+                sides = (part, gathered.mT) if in_place else (gathered, part.mT)
                 if total.dtype == part.dtype:
-                    total.baddbmm_(gathered, part.mT)
+                    total.baddbmm_(*sides)
                 else:
-                    total += torch.bmm(gathered, part.mT)
+                    total += torch.bmm(*sides)
         if total is not None and not in_place:
             _add_at(grad_theta, run.params, total.mT.reshape(-1))
 
@@ -283,7 +288,7 @@ def _scatter(product: GatherProduct, theta: torch.Tensor, grad: torch.Tensor) ->
     for run in product.runs(grad) if n else ():
         weights = _weights(theta, product, run).mT
         for block in run.blocks:
-            scattered = torch.bmm(weights, product.part(grad, run, block).flatten(2))
+            scattered = torch.bmm(weights, product.part(grad, block).flatten(2))
             total.index_add_(0, block.index, scattered.view(-1, n))
     return total[:-1]
 

@@ -2,7 +2,8 @@
 
 torch's own CSR autograd is not used: it builds a dense gradient. Here the gradient of the vectors
 is the product with the transposed pattern, and the gradient of the values is taken at the pattern
-only, by ``sampled_addmm`` where that can be had.
+only: by ``sampled_addmm`` where that can be had, and where the pattern is dense enough from a dense
+product of a few rows at a time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from ..pattern import Pattern
 from .indices import DeviceIndices, csr_tensor
 
 BLOCK_BYTES = 1 << 20
+# from here on all cells of a dense product cost less than the stored ones one by one
+DENSE_PRODUCT = 1 / 8
 
 
 class GeneralProduct:
@@ -34,12 +37,14 @@ class GeneralProduct:
         row, col, index = pattern.row[by_row], pattern.col[by_row], pattern.index[by_row]
         self.stored_by_row = np.array_equal(index, np.arange(self.num_parameters))
         self.has_duplicates = bool(((row[1:] == row[:-1]) & (col[1:] == col[:-1])).any())
+        self.takes_dense_blocks = pattern.nnz > DENSE_PRODUCT * pattern.shape[0] * pattern.shape[1]
         by_col = np.lexsort((row, col))
+        self.crow = np.searchsorted(row, np.arange(pattern.shape[0] + 1))
         self.indices = DeviceIndices(
             row=row,
             col=col,
             index=index,
-            crow=np.searchsorted(row, np.arange(pattern.shape[0] + 1)),
+            crow=self.crow,
             by_col=by_col,
             row_by_col=row[by_col],
             ccol=np.searchsorted(col[by_col], np.arange(pattern.shape[1] + 1)),
@@ -108,6 +113,8 @@ def _sampled_products(
     at, n = product.indices.on(left.device), left.shape[1]
     if product.nnz == 0 or n == 0:
         return left.new_zeros(product.nnz)
+    if product.takes_dense_blocks:
+        return _cells_of_dense_blocks(product, left, right)
     # sampled_addmm takes each cell once, and no half precision
     full = left.device.type == "cpu" and left.dtype in (torch.float32, torch.float64)
     if full and not product.has_duplicates:
@@ -122,4 +129,18 @@ def _sampled_products(
         part = slice(start, start + block)
         terms = left.index_select(0, at.row[part]) * right.index_select(0, at.col[part])
         torch.sum(terms, 1, out=result[part])
+    return result
+
+
+def _cells_of_dense_blocks(
+    product: GeneralProduct, left: torch.Tensor, right: torch.Tensor
+) -> torch.Tensor:
+    rows, cols = product.shape
+    at, result = product.indices.on(left.device), left.new_empty(product.nnz)
+    step = max(1, BLOCK_BYTES // (left.element_size() * cols))
+    for first in range(0, rows, step):
+        block = left[first : first + step] @ right.mT
+        part = slice(*product.crow[[first, first + len(block)]])
+        cell = (at.row[part] - first) * cols + at.col[part]
+        torch.index_select(block.view(-1), 0, cell, out=result[part])
     return result

@@ -12,14 +12,18 @@ import torch
 class DeviceIndices:
     """Named index arrays, copied to a device the first time they are needed there.
 
+    They are of 32 bits where all their entries fit, since indices are half of what a product reads.
+
     Args:
-        arrays: int64 arrays by name.
+        arrays: int64 arrays of non-negative integers, by name.
     """
 
     def __init__(self, **arrays: np.ndarray) -> None:
+        largest = max(int(array.max(initial=0)) for array in arrays.values())
+        dtype = np.int32 if largest < 2**31 else np.int64
         self._copies = {
             torch.device("cpu"): SimpleNamespace(
-                **{name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+                **{name: torch.from_numpy(array.astype(dtype)) for name, array in arrays.items()}
             )
         }
 
