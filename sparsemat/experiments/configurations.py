@@ -135,13 +135,16 @@ _ETTH1 = Configuration(
     task="forecast",
     network=SeriesNetwork(variables=7, window=24, hidden=64),
     batch_size=128,
-    learning_rate=3e-3,
-    epochs=30,
+    learning_rate=5e-3,
+    epochs=20,
+    weight_decay=0.3,
 )
-_MT200 = replace(
-    _ETTH1,
+_MT200 = Configuration(
     dataset="electricity-mt200",
+    task="forecast",
     network=SeriesNetwork(variables=1, window=168, hidden=64),
+    batch_size=128,
+    learning_rate=3e-3,
     epochs=20,
     clip=1.0,
 )
