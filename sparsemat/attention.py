@@ -10,6 +10,7 @@ from torch.nn.functional import linear
 from .matrix import SparseMatrix, require_memory
 from .pattern import Pattern
 from .products.attention import AttentionProduct, check_form, choose, scores
+from .products.masks import Mask
 
 
 def allowed_pairs(
@@ -199,11 +200,12 @@ class SelfAttention(nn.Module):
             + ("" if self.form is None else f", form={self.form!r}")
         )
 
-    def product(self, tokens: int) -> AttentionProduct:
+    def product(self, tokens: int, mask: Mask | None = None) -> AttentionProduct:
         """The product that multiplies by A(X) for sequences of one length; its repr says why.
 
         Args:
             tokens: Length T of the sequences.
+            mask: As for :meth:`forward`.
         """
         return choose(
             tokens,
@@ -211,31 +213,37 @@ class SelfAttention(nn.Module):
             softmax=self.softmax,
             causal=self.causal,
             window=self.window,
+            mask=mask,
             device=self.in_proj_weight.device,
             form=self.form,
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, mask: Mask | None = None) -> torch.Tensor:
         """Attend from every token of x to the tokens of x.
 
         Args:
             x: Shape ``(n, T, d)`` or ``(T, d)``.
+            mask: A function ``(n, head, i, j)`` of index tensors that says whether token i of
+                sequence n may see token j, as torch's flex_attention takes it: for what depends on
+                the data, such as padding. A token sees what causal, window and mask all allow,
+                which must be something.
 
         Returns:
             Tensor of the same shape.
 
         Raises:
-            ValueError: x has another shape.
+            ValueError: x has another shape, or the layer's form has no mask.
         """
         q, k, v = self._heads(x)
-        y = self.product(x.shape[-2])(q, k, v)
+        y = self.product(x.shape[-2], mask)(q, k, v)
         return self.out_proj(y.transpose(-3, -2).flatten(-2))
 
-    def attention(self, x: torch.Tensor) -> torch.Tensor:
+    def attention(self, x: torch.Tensor, mask: Mask | None = None) -> torch.Tensor:
         """The matrices A(X), dense: what each token takes from each, head by head.
 
         Args:
             x: Shape ``(n, T, d)`` or ``(T, d)``.
+            mask: As for :meth:`forward`.
 
         Returns:
             Tensor of shape ``(n, heads, T, T)`` or ``(heads, T, T)``. With softmax every row is
@@ -249,7 +257,8 @@ class SelfAttention(nn.Module):
         entries = x[..., 0].numel() * x.shape[-2] * self.num_heads
         require_memory("the attention matrices", entries, x.dtype, x.device)
         q, k, _ = self._heads(x)
-        return scores(q, k, softmax=self.softmax, causal=self.causal, window=self.window)
+        rules = {"softmax": self.softmax, "causal": self.causal, "window": self.window}
+        return scores(q, k, **rules, mask=mask)
 
     def matrix(self, x: torch.Tensor) -> SparseMatrix:
         r"""The data-dependent matrix $\sum_h A_h(X) \otimes (W_{v,h} W_{o,h})^T$ for one sequence.

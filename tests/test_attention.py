@@ -396,6 +396,26 @@ def test_the_square_never_calls_the_fused_kernel(mask, monkeypatch):
     torch.testing.assert_close(y, right, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+def test_a_padding_mask_is_that_of_torch(causal):
+    native = torch.nn.MultiheadAttention(4, 2, batch_first=True, dtype=torch.float64)
+    layer = SelfAttention(4, 2, causal=causal, dtype=torch.float64)
+    layer.load_state_dict(native.state_dict())
+    words, x = torch.tensor([6, 1, 4]), torch.randn(3, 6, 4, dtype=torch.float64)
+
+    def padding(n, head, i, j):
+        return j < words[n]
+
+    padded = torch.arange(6) >= words[:, None]
+    later = torch.ones(6, 6, dtype=torch.bool).triu(1) if causal else None
+    y, matrices = native(
+        x, x, x, key_padding_mask=padded, attn_mask=later, average_attn_weights=False
+    )
+    torch.testing.assert_close(layer(x, padding), y, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer.attention(x, padding), matrices, rtol=1e-12, atol=1e-12)
+    assert "mask=padding): fused, a mask that only a call" in repr(layer.product(6, padding))
+
+
 def test_repr_gives_the_arguments():
     text = "4, 2, bias=False, softmax=False, causal=True, window=3"
     assert text in repr(SelfAttention(4, 2, False, False, True, 3))

@@ -7,6 +7,7 @@ import torch
 from contract import assert_near
 
 import sparsemat as sm
+from sparsemat.products.attention import attend
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -42,6 +43,21 @@ def test_forward_and_gradients_agree_with_the_cpu(name):
         results.append([tensor.cpu() for tensor in (output, at.grad, *gradients)])
     for ours, expected in zip(*reversed(results), strict=True):
         assert_near(ours, expected)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["window", "padding"])
+def test_flex_attention_has_the_gradients_of_the_square(masked):
+    words = torch.tensor([200, 150], device="cuda")
+    rules = {"mask": lambda n, head, i, j: j < words[n]} if masked else {"window": 9}
+    torch.manual_seed(0)
+    sides = [torch.randn(2, 3, 200, 16, device="cuda", requires_grad=True) for _ in range(3)]
+    found = []
+    for form in ("flex", "square"):
+        y = attend(*sides, **rules, form=form)
+        found.append((y, *torch.autograd.grad(y.square().sum(), sides)))
+    for ours, expected in zip(*found, strict=True):
+        # the kernel may multiply in TF32
+        torch.testing.assert_close(ours, expected, rtol=1e-2, atol=1e-2)
 
 
 def test_a_matrix_moves():

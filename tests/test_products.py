@@ -477,15 +477,19 @@ def heads(tokens, dim=4, dtype=torch.float64):
     return [torch.randn(2, 3, tokens, dim, dtype=dtype, requires_grad=True) for _ in range(3)]
 
 
-def brute_scores(q, k, softmax, causal=False, window=None):
+def brute_scores(q, k, softmax, causal=False, window=None, mask=None):
+    seen = torch.zeros(*q.shape[:-1], q.shape[-2], dtype=torch.bool)
     tokens = q.shape[-2]
     at = np.arange(tokens)
-    seen = np.ones((tokens, tokens), dtype=bool)
+    pairs = np.ones((tokens, tokens), dtype=bool)
     if causal:
-        seen &= at[None] <= at[:, None]
+        pairs &= at[None] <= at[:, None]
     if window is not None:
-        seen &= np.abs(at[:, None] - at[None]) <= window
-    seen = torch.from_numpy(seen)
+        pairs &= np.abs(at[:, None] - at[None]) <= window
+    seen[:] = torch.from_numpy(pairs)
+    if mask is not None:
+        for n, head, i, j in np.ndindex(seen.shape):
+            seen[n, head, i, j] &= bool(mask(n, head, i, j))
     products = torch.einsum("...ik,...jk->...ij", q, k) / q.shape[-1] ** 0.5
     if not softmax:
         return products * seen
@@ -529,6 +533,52 @@ def test_gradcheck_of_attention(softmax, mask):
         )
 
 
+WORDS = torch.tensor([9, 4])  # of two texts
+TEXTS = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2], [0, 1, 1, 1, 1, 1, 1, 1, 2]])  # packed
+DATA_MASKS = {
+    "padding": lambda n, head, i, j: j < WORDS[n],
+    "packed texts": lambda n, head, i, j: TEXTS[n, i] == TEXTS[n, j],
+    "every head its stride": lambda n, head, i, j: (i - j) % (head + 1) == 0,
+}
+each_data_mask = pytest.mark.parametrize("mask", DATA_MASKS.values(), ids=DATA_MASKS)
+
+
+@pytest.mark.parametrize("fixed", [{}, {"causal": True}, {"window": 2}], ids=str)
+@each_data_mask
+@pytest.mark.parametrize("softmax", [True, False], ids=["softmax", "linear"])
+def test_masks_may_look_at_data(softmax, mask, fixed):
+    # with a window the padded texts would leave tokens that see nothing
+    mask = DATA_MASKS["packed texts"] if fixed.get("window") else mask
+    q, k, v = heads(9)
+    matrix = brute_scores(q, k, softmax, **fixed, mask=mask)
+    found = scores(q, k, softmax=softmax, **fixed, mask=mask)
+    torch.testing.assert_close(found, matrix, rtol=1e-12, atol=1e-12)
+    y, grad = matrix @ v, torch.randn(v.shape, dtype=v.dtype)
+    truth = y, *torch.autograd.grad(y, (q, k, v), grad)
+    for form in (None, "square", *(["fused"] if softmax else [])):
+        y = attend(q, k, v, softmax=softmax, **fixed, mask=mask, form=form)
+        found = y, *torch.autograd.grad(y, (q, k, v), grad)
+        for ours, right in zip(found, truth, strict=True):
+            torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("fixed", [{}, {"causal": True}, {"window": 2}], ids=str)
+def test_flex_attention_sees_what_the_square_sees(fixed):
+    q, k, v = (side.detach().float() for side in heads(9))
+    for mask in (None, *([] if fixed else DATA_MASKS.values())):
+        rules = {**fixed, "mask": mask}
+        y = attend(q, k, v, **rules, form="flex")
+        torch.testing.assert_close(y, attend(q, k, v, **rules, form="square"))
+        one = attend(q[0], k[0], v[0], **rules, form="flex")
+        torch.testing.assert_close(one, y[0])
+
+
+def test_flex_attention_has_no_gradients_on_a_cpu():
+    with pytest.raises(NotImplementedError, match="does not support backward on CPU"):
+        attend(*heads(9), form="flex")
+
+
 NO_FORM = {
     "a name": ({"form": "dense"}, "one of .* or None, got 'dense'"),
     "fused": ({"form": "fused", "softmax": False}, "'fused' needs a softmax, got softmax=False"),
@@ -539,7 +589,16 @@ NO_FORM = {
         {"form": "chunks", "softmax": False, "causal": True, "window": 3},
         "'chunks' needs a causal mask alone, no softmax, got .* window=3",
     ),
-    "band": ({"form": "band"}, "'band' needs a window, got .* window=None"),
+    "band": ({"form": "band"}, "'band' needs a window and no other mask, got .* window=None"),
+    "flex": ({"form": "flex", "softmax": False}, "'flex' needs a softmax, got softmax=False"),
+    "band of data": (
+        {"form": "band", "window": 3, "mask": DATA_MASKS["padding"]},
+        "'band' needs a window and no other mask, got .* window=3 and a mask",
+    ),
+    "state of data": (
+        {"form": "state", "softmax": False, "mask": DATA_MASKS["padding"]},
+        "'state' needs no softmax and no mask, got .* and a mask",
+    ),
 }
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from .masks import Mask, allowed
+
 BAND_BLOCK = 64
-FORMS = ("square", "fused", "state", "chunks", "band")
+FORMS = ("square", "fused", "state", "chunks", "band", "flex")
 # where the square, masks and softmax as calls of their own, was not slower than the fused kernel
 SQUARE_TOKENS, SQUARE_DIM = (32, 128), 32
 
@@ -26,12 +28,15 @@ class AttentionProduct:
         form: ``"square"``: A is formed, and multiplied. ``"fused"``: torch's
             scaled_dot_product_attention. ``"state"``: ``q (k^T v)``. ``"chunks"``: the same,
             causal, chunk by chunk. ``"band"``: blocks of queries against the keys of their window.
+            ``"flex"``: torch's flex_attention, which skips blocks without a pair; it has gradients
+            on a GPU only.
         why: What decided for the form.
         tokens: Length T of the sequences it serves.
         dim: Features of a query.
         softmax: Whether the rows are normalised.
         causal: Whether token i sees only ``j <= i``.
         window: Whether token i sees only ``|i - j| <= window``.
+        mask: Which of these pairs are seen; see :func:`attend`.
     """
 
     form: str
@@ -41,10 +46,12 @@ class AttentionProduct:
     softmax: bool
     causal: bool
     window: int | None
+    mask: Mask | None = None
 
     def __repr__(self) -> str:
         sizes = f"T={self.tokens}, d={self.dim}, softmax={self.softmax}"
         mask = f"causal={self.causal}, window={self.window}"
+        mask += "" if self.mask is None else f", mask={self.mask.__name__}"
         return f"AttentionProduct({sizes}, {mask}): {self.form}, {self.why}"
 
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -52,17 +59,21 @@ class AttentionProduct:
         tokens, dim = self.tokens, self.dim
         if q.shape[-2:] != (tokens, dim):
             raise ValueError(f"q must be (..., {tokens}, {dim}), got {tuple(q.shape)}")
-        mask = {"causal": self.causal, "window": self.window}
+        if self.form == "flex":
+            from .flex import flex  # its import takes most of a second
+
+            return flex(q, k, v, self.causal, self.window, self.mask)
         if self.form == "fused":
-            masked = self.window is not None and self.window < tokens - 1
-            seen = allowed(tokens, **mask, device=q.device) if masked else None
+            plain = self.mask is None and (self.window is None or self.window >= tokens - 1)
+            seen = None if plain else allowed(q, self.causal, self.window, self.mask)
             return scaled_dot_product_attention(
-                q, k, v, attn_mask=seen, is_causal=self.causal and not masked
+                q, k, v, attn_mask=seen, is_causal=self.causal and plain
             )
+        masks = {"causal": self.causal, "window": self.window}
         if self.form == "band":
-            return _band(q, k, v, self.softmax, **mask)
+            return _band(q, k, v, self.softmax, **masks)
         if self.form == "square":
-            return scores(q, k, softmax=self.softmax, **mask) @ v
+            return scores(q, k, softmax=self.softmax, **masks, mask=self.mask) @ v
         q = q * dim**-0.5
         return q @ (k.mT @ v) if self.form == "state" else _chunks(q, k, v)
 
@@ -74,6 +85,7 @@ def choose(
     softmax: bool,
     causal: bool = False,
     window: int | None = None,
+    mask: Mask | None = None,
     device: torch.device | str = "cpu",
     form: str | None = None,
 ) -> AttentionProduct:
@@ -85,6 +97,7 @@ def choose(
         softmax: Whether the rows are normalised.
         causal: Whether token i sees only ``j <= i``.
         window: Whether token i sees only ``|i - j| <= window``.
+        mask: Which of these pairs are seen; see :func:`attend`.
         device: Where the tensors live.
         form: The form to use instead of the one that suits the sizes.
 
@@ -95,14 +108,18 @@ def choose(
         ValueError: There is no such form of this product.
     """
     if form is not None:
-        check_form(form, softmax=softmax, causal=causal, window=window)
+        check_form(form, softmax=softmax, causal=causal, window=window, mask=mask)
         why = "as asked"
+    elif mask is not None:
+        form, why = "fused" if softmax else "square", "a mask that only a call can tell"
     else:
         form, why = _choice(tokens, dim, softmax, causal, window, torch.device(device).type)
-    return AttentionProduct(form, why, tokens, dim, softmax, causal, window)
+    return AttentionProduct(form, why, tokens, dim, softmax, causal, window, mask)
 
 
-def check_form(form: str, *, softmax: bool, causal: bool, window: int | None) -> None:
+def check_form(
+    form: str, *, softmax: bool, causal: bool, window: int | None, mask: Mask | None = None
+) -> None:
     """Refuse a form that a product does not have, whatever its sizes.
 
     Raises:
@@ -110,17 +127,19 @@ def check_form(form: str, *, softmax: bool, causal: bool, window: int | None) ->
     """
     if form not in FORMS:
         raise ValueError(f"form must be one of {FORMS} or None, got {form!r}")
+    linear = not softmax and window is None and mask is None
     rules = {
         "fused": (softmax, "a softmax"),
-        "state": (not softmax and not causal and window is None, "no softmax and no mask"),
-        "chunks": (not softmax and causal and window is None, "a causal mask alone, no softmax"),
-        "band": (window is not None, "a window"),
+        "flex": (softmax, "a softmax"),
+        "state": (linear and not causal, "no softmax and no mask"),
+        "chunks": (linear and causal, "a causal mask alone, no softmax"),
+        "band": (window is not None and mask is None, "a window and no other mask"),
     }
     holds, rule = rules.get(form, (True, ""))
     if not holds:
-        raise ValueError(
-            f"form {form!r} needs {rule}, got softmax={softmax}, causal={causal}, window={window}"
-        )
+        got = f"softmax={softmax}, causal={causal}, window={window}"
+        got += "" if mask is None else " and a mask"
+        raise ValueError(f"form {form!r} needs {rule}, got {got}")
 
 
 def _choice(
@@ -157,6 +176,7 @@ def attend(
     softmax: bool = True,
     causal: bool = False,
     window: int | None = None,
+    mask: Mask | None = None,
     form: str | None = None,
 ) -> torch.Tensor:
     r"""$A v$ with $A$ = ``scores(q, k)``, without forming A where that is dearer.
@@ -168,6 +188,9 @@ def attend(
         softmax: Normalise each row of A by softmax.
         causal: Token i sees only ``j <= i``.
         window: Token i sees only ``|i - j| <= window``.
+        mask: A function ``(n, head, i, j)`` of index tensors that says whether token i of sequence
+            n may see token j, as torch's flex_attention takes it; it may look at data, such as
+            lengths. A token sees what causal, window and mask all allow, which must be something.
         form: A form of :class:`AttentionProduct`; the one that suits the sizes if None.
 
     Returns:
@@ -176,8 +199,8 @@ def attend(
     Raises:
         ValueError: There is no such form of this product.
     """
-    mask = {"softmax": softmax, "causal": causal, "window": window}
-    return choose(*q.shape[-2:], **mask, device=q.device, form=form)(q, k, v)
+    rules = {"softmax": softmax, "causal": causal, "window": window, "mask": mask}
+    return choose(*q.shape[-2:], **rules, device=q.device, form=form)(q, k, v)
 
 
 def scores(
@@ -187,6 +210,7 @@ def scores(
     softmax: bool = True,
     causal: bool = False,
     window: int | None = None,
+    mask: Mask | None = None,
 ) -> torch.Tensor:
     r"""The explicit attention matrix $A$: $q k^T / \sqrt{d_k}$, masked, with softmax rows or as is.
 
@@ -196,34 +220,25 @@ def scores(
         softmax: Normalise each row.
         causal: Zero for ``j > i``.
         window: Zero for ``|i - j| > window``.
+        mask: Zero where it is False; see :func:`attend`.
 
     Returns:
         Tensor of shape ``(..., T, T)``; entry ``[i, j]`` is what token i takes from token j.
     """
     tokens, dim = q.shape[-2:]
-    masked = causal or window is not None
+    masked = causal or window is not None or mask is not None
     if not softmax:
         result = (q * dim**-0.5) @ k.mT
-        return result * allowed(tokens, causal, window, q.device) if masked else result
-    mask = q.new_zeros(1, tokens, tokens) if masked else q.new_zeros(1, 1, 1)
+        return result * allowed(q, causal, window, mask) if masked else result
+    bias = q.new_zeros(1, 1, 1)
     if masked:
-        mask.masked_fill_(~allowed(tokens, causal, window, q.device), float("-inf"))
+        seen = allowed(q, causal, window, mask)
+        bias = q.new_zeros(seen.shape).masked_fill_(~seen, float("-inf"))
+        bias = bias.expand(*q.shape[:-1], tokens).flatten(0, -3) if bias.ndim > 2 else bias[None]
     flat_q, flat_k = (side.reshape(-1, tokens, dim) for side in (q, k))
     # one pass: mask and scale go into the product
-    result = torch.baddbmm(mask, flat_q, flat_k.mT, alpha=dim**-0.5)
+    result = torch.baddbmm(bias, flat_q, flat_k.mT, alpha=dim**-0.5)
     return result.softmax(-1).view(*q.shape[:-1], tokens)
-
-
-def allowed(tokens: int, causal: bool, window: int | None, device: torch.device) -> torch.Tensor:
-    """Boolean mask ``(T, T)``: whether token i may attend to token j."""
-    at = torch.arange(tokens, device=device)
-    distance = at[:, None] - at
-    mask = torch.ones_like(distance, dtype=torch.bool)
-    if causal:
-        mask &= distance >= 0
-    if window is not None:
-        mask &= distance.abs() <= window
-    return mask
 
 
 def _chunk(dim: int) -> int:
