@@ -134,10 +134,9 @@ _ETTH1 = Configuration(
     dataset="etth1",
     task="forecast",
     network=SeriesNetwork(variables=7, window=24, hidden=64),
-    batch_size=128,
-    learning_rate=5e-3,
+    batch_size=64,
+    learning_rate=3e-3,
     epochs=20,
-    weight_decay=0.3,
 )
 _MT200 = Configuration(
     dataset="electricity-mt200",
