@@ -142,9 +142,9 @@ _MT200 = Configuration(
     dataset="electricity-mt200",
     task="forecast",
     network=SeriesNetwork(variables=1, window=168, hidden=64),
-    batch_size=128,
-    learning_rate=3e-3,
-    epochs=20,
+    batch_size=32,
+    learning_rate=2e-3,
+    epochs=12,
     clip=1.0,
 )
 _ELECTRICITY = replace(
