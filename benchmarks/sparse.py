@@ -45,13 +45,19 @@ def cases() -> Iterator[Case]:
     for sparsity, goal in SPARSITIES.items():
         dense, masked, sparse = networks(sparsity)
         assert_same_losses(masked, sparse, images, labels)
-        name = f"MLP {'-'.join(map(str, WIDTHS))}, {100 * sparsity:g} % sparse, batch {BATCH}"
         ours = "SparseLinear", training_step(sparse, images, labels)
         for kind, network, limits in (
             ("weights times mask", masked, goal),
             ("dense", dense, (None, None)),
         ):
-            yield Case(name, (kind, training_step(network, images, labels)), ours, *limits)
+            yield Case(
+                name(sparsity), (kind, training_step(network, images, labels)), ours, *limits
+            )
+
+
+def name(sparsity: float) -> str:
+    """Name of the cases of a sparsity."""
+    return f"MLP {'-'.join(map(str, WIDTHS))}, {100 * sparsity:g} % sparse, batch {BATCH}"
 
 
 def networks(sparsity: float) -> list[nn.Sequential]:

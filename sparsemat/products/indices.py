@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,6 +42,13 @@ def csr_tensor(
     crow: torch.Tensor, col: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]
 ) -> torch.Tensor:
     """A ``torch.sparse_csr`` tensor of arrays that are known to be right."""
-    with warnings.catch_warnings():  # torch announces once that the layout is in beta
+    _hear_the_announcement()
+    return torch.sparse_csr_tensor(crow, col, values, shape, check_invariants=False)
+
+
+@cache
+def _hear_the_announcement() -> None:
+    """Torch announces once, with the first such tensor, that the layout is in beta."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(crow, col, values, shape, check_invariants=False)
+        torch.zeros(1, 1).to_sparse_csr()

@@ -1,0 +1,89 @@
+"""The products alone: what is left of a matrix form when everything around its products is free.
+
+Where this already takes longer than a goal allows, no form built on these products reaches the
+goal. A case has the name and the baseline of the case that it bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import prod
+
+import torch
+
+import sparsemat as sm
+from sparsemat.products import GatherProduct, choose
+
+from . import convolution, sparse
+from .paired import Case
+
+
+def cases() -> Iterator[Case]:
+    """Convolutions without gathering and copies; sparse networks without the rest of a step."""
+    for in_channels, out_channels, size, kernel, padding, *_ in convolution.SHAPES:
+        pattern = sm.conv_pattern(in_channels, out_channels, (size, size), kernel, padding=padding)
+        weight = torch.randn(out_channels, in_channels, kernel, kernel, requires_grad=True)
+        image = torch.randn(convolution.BATCH, in_channels, size, size)
+        first_layer = in_channels <= 3
+        baseline = convolution.fastest_conv2d(image, weight, padding, first_layer)
+        name = f"conv {in_channels}->{out_channels}, {size}x{size}, k{kernel}"
+        for kind, filled in (("tied", pattern), ("untied", pattern.untied())):
+            program = small_dense_products(choose(filled), first_layer)
+            yield Case(f"{name}, {kind}", baseline, ("bmm and baddbmm alone", program))
+    images, labels = (
+        torch.randn(sparse.BATCH, sparse.WIDTHS[0]),
+        torch.randint(sparse.WIDTHS[-1], (sparse.BATCH,)),
+    )
+    for sparsity in sparse.SPARSITIES:
+        _, masked, network = sparse.networks(sparsity)
+        baseline = "weights times mask", sparse.training_step(masked, images, labels)
+        layers = [layer for layer in network if isinstance(layer, sm.SparseLinear)]
+        yield Case(
+            sparse.name(sparsity), baseline, ("products of the layers alone", sums_of_rows(layers))
+        )
+
+
+def small_dense_products(product: GatherProduct, first_layer: bool) -> Callable[[], None]:
+    """The dense products of a forward and a backward pass, block by block, on rows at hand."""
+    vectors = torch.empty(product.shape[1], convolution.BATCH)
+    shapes = [block.shape for run in product.runs(vectors) for block in run.blocks]
+    outputs, n = product.sizes[1], convolution.BATCH
+    buffer = torch.randn(max(map(prod, shapes)) * n)
+    sides = [
+        (
+            torch.randn(groups, outputs, slots),
+            buffer[: groups * slots * positions * n].view(groups, slots, -1),
+            torch.randn(groups, outputs, positions * n),
+        )
+        for groups, slots, positions in shapes
+    ]
+
+    def program() -> None:
+        for weights, gathered, y in sides:
+            torch.bmm(weights, gathered, out=y)
+        for weights, gathered, y in sides:
+            torch.bmm(y, gathered.mT)
+            if not first_layer:
+                torch.bmm(weights.mT, y)
+
+    return program
+
+
+def sums_of_rows(layers: list[sm.SparseLinear]) -> Callable[[], None]:
+    """Forward and backward products of the layers; the first needs no gradient of its input."""
+    arguments = [
+        (
+            layer.product,
+            layer.weight.detach().clone().requires_grad_(),
+            torch.randn(layer.in_features, sparse.BATCH, requires_grad=k > 0),
+            torch.randn(layer.out_features, sparse.BATCH),
+        )
+        for k, layer in enumerate(layers)
+    ]
+
+    def program() -> None:
+        for product, theta, x, grad in arguments:
+            wanted = [side for side in (theta, x) if side.requires_grad]
+            torch.autograd.grad(product(theta, x), wanted, grad)
+
+    return program
