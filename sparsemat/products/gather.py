@@ -124,15 +124,20 @@ class GatherProduct:
     @cached_property
     def transposed(self) -> GatherProduct | None:
         """The product with the transposed matrix, where tied rows leave it regular too."""
-        if self.sizes[3] == 1:
-            return None
+        return None if self.sizes[3] == 1 else self.detect(self._transposed_pattern())
+
+    def _transposed_pattern(self) -> Pattern:
         table = self.sizes
         stored = np.broadcast_to(self._cols[:, None] >= 0, table)
-        row, col, index = (
+        triples = [
             np.broadcast_to(side, table)[stored]
-            for side in (self._rows[:, :, None], self._cols[:, None], self._params[..., None])
-        )
-        return self.detect(Pattern(self.shape[::-1], col, row, index, self.num_parameters))
+            for side in (self._cols[:, None], self._rows[:, :, None], self._params[..., None])
+        ]
+        # in the order in which the search wants them: sorting there would hold two copies
+        order = np.lexsort((triples[2], triples[0]))
+        for k in range(3):  # one at a time: they can be the most memory of a whole run
+            triples[k] = triples[k][order]
+        return Pattern(self.shape[::-1], *triples, self.num_parameters)
 
     def padded(self, x: torch.Tensor) -> torch.Tensor:
         """Contiguous x, above a row of zeros if a slot reads none of its rows."""
@@ -362,8 +367,11 @@ def _tables(
     if positions == 1:
         slot = _count_within_runs(row[1:] != row[:-1])
     else:
-        repeat = _count_within_runs((row[1:] != row[:-1]) | (index[1:] != index[:-1]))
-        name = index * (int(repeat.max()) + 1) + repeat
+        name = index
+        again = (row[1:] == row[:-1]) & (index[1:] == index[:-1])
+        if again.any():
+            repeat = _count_within_runs(~again)
+            name = index * (int(repeat.max()) + 1) + repeat
         part_of_name = np.full(int(name.max()) + 1, parts)
         part_of_name[name] = part[row]
         ranked = np.argsort(part_of_name, kind="stable")
