@@ -66,6 +66,7 @@ def test_the_summary_has_a_row_a_variant():
     assert table["spread"].iloc[0] == pytest.approx(2**0.5) and np.isnan(table["spread"].iloc[1])
     assert table["paper"].tolist() == [90.60, 92.48]
     assert report.run_curves(found, seed=1) == {"native": [92.0]}
+    assert list(report.run_curves(found[::-1])) == ["native", "tied"]
     assert report.costs(found)["peak MiB"].tolist() == [3.0, 3.0]
 
 

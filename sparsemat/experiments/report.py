@@ -13,7 +13,7 @@ from torch import nn
 import sparsemat as sm
 
 from . import models, records, training
-from .configurations import Configuration
+from .configurations import EXPERIMENTS, Configuration
 
 PAIRS = {"tied": "native", "tied-linear": "native-linear"}  # equal parameters, two ways to compute
 CONFIDENCE = 0.95
@@ -116,11 +116,13 @@ def costs(found: list[dict]) -> pd.DataFrame:
 
 
 def run_curves(found: list[dict], seed: int = 0) -> dict[str, list[float]]:
-    """The metric after every epoch of the runs with one seed, by variant."""
+    """The metric after every epoch of an experiment's runs with one seed, native first."""
+    runs = {record["variant"]: record for record in found if record["seed"] == seed}
+    variants = EXPERIMENTS[found[0]["experiment"]].variants
     return {
-        record["variant"]: [epoch[record["metric"]] for epoch in record["curve"]]
-        for record in found
-        if record["seed"] == seed
+        variant: [epoch[runs[variant]["metric"]] for epoch in runs[variant]["curve"]]
+        for variant in variants
+        if variant in runs
     }
 
 
