@@ -184,7 +184,8 @@ _PTB = Configuration(
     ),
     batch_size=24,
     learning_rate=4e-3,
-    epochs=14,
+    epochs=10,
+    weight_decay=0.3,
     clip=1.0,
 )
 _WIKITEXT2 = replace(
@@ -192,6 +193,7 @@ _WIKITEXT2 = replace(
     dataset="wikitext-2",
     network=replace(_PTB.network, vocabulary=33_278, dropout=0.1, cuts=(1000, 4000, 12_000)),
     epochs=3,
+    weight_decay=0.01,
 )
 
 EXPERIMENTS = {
@@ -323,6 +325,7 @@ EXPERIMENTS = {
                 dataset="ptb-standin",
                 network=replace(_PTB.network, vocabulary=200, dim=32, feedforward=64, cuts=()),
                 epochs=3,
+                weight_decay=0.01,
             ),
             "paper": _recipe(_PTB, batch_size=128, learning_rate=1e-3, epochs=100),
         },
