@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -233,6 +233,23 @@ def test_verify_confirms_a_record_and_finds_a_changed_number(whole_run, tmp_path
     changed["curve"][0]["train_loss"] *= 1.05
     assert main(["verify", str(records.write(changed, tmp_path)), "--device", "cpu"]) == 1
     assert "epoch 1: train_loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [None, "dropout"])
+def test_a_field_younger_than_a_record_had_its_default(whole_run, tmp_path, monkeypatch, change):
+    configuration = EXPERIMENTS["ptb"].profiles["quick"]
+    record = json.loads(json.dumps(whole_run[0])) | {"experiment": "ptb", "variant": "tied"}
+    record["configuration"] = asdict(configuration)
+    record["data"]["fingerprint"] = datasets.load(configuration.dataset).fingerprint
+    del record["configuration"]["patience"], record["configuration"]["network"]["readout_dropout"]
+    if change:
+        record["configuration"]["network"][change] += 0.1
+    again = training.Progress(torch.nn.Identity(), record["curve"])
+    monkeypatch.setattr(training, "train", lambda *_, **__: again)
+    found = runs.verify(records.write(record | {"metric": "accuracy"}, tmp_path), device="cpu")
+    assert found == (
+        ["the configuration of this experiment has changed since the record"] * bool(change)
+    )
 
 
 def test_the_table_shows_the_last_epoch_over_seeds(whole_run, tmp_path, capsys):

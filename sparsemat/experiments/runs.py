@@ -10,6 +10,7 @@ import torch
 
 from . import baselines, datasets, records, training
 from .configurations import EXPERIMENTS, Configuration
+from .models import Network
 from .tasks import TASKS
 
 RUNS, RESULTS = Path("runs"), Path("results")  # checkpoints and quick records; full records
@@ -153,10 +154,9 @@ def verify(path: Path, *, epochs: int = 1, device: str = "auto") -> list[str]:
     configuration = find(record["experiment"], record["variant"], record["profile"])
     configuration = replace(configuration, precision=record["configuration"]["precision"])
     # a field that is younger than the record had its default then
-    usual = {f.name: f.default for f in fields(configuration) if f.default is not MISSING}
-    if json.loads(json.dumps(asdict(configuration))) != json.loads(
-        json.dumps(usual | record["configuration"])
-    ):
+    then = _defaults(configuration) | record["configuration"]
+    then["network"] = _defaults(configuration.network) | then["network"]
+    if json.loads(json.dumps(asdict(configuration))) != json.loads(json.dumps(then)):
         return ["the configuration of this experiment has changed since the record"]
     data = datasets.load(configuration.dataset)
     if data.fingerprint != record["data"]["fingerprint"]:
@@ -175,6 +175,10 @@ def verify(path: Path, *, epochs: int = 1, device: str = "auto") -> list[str]:
         for name in compared
         if abs(then[name] - again[name]) > allowed * max(abs(then[name]), abs(again[name]))
     ]
+
+
+def _defaults(configuration: Configuration | Network) -> dict:
+    return {f.name: f.default for f in fields(configuration) if f.default is not MISSING}
 
 
 def find(experiment: str, variant: str | None, profile: str) -> Configuration:

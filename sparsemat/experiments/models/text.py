@@ -70,6 +70,7 @@ class LanguageModel:
         dropout: Of embeddings and of what a block adds.
         cuts: Borders between the frequent words and the clusters of rarer ones; see
             :class:`ClusteredSoftmax`.
+        readout_dropout: Of the states that the softmax reads.
     """
 
     vocabulary: int
@@ -80,6 +81,7 @@ class LanguageModel:
     layers: int
     dropout: float
     cuts: tuple[int, ...]
+    readout_dropout: float = 0.0
 
     variants: ClassVar[tuple[str, ...]] = VARIANTS
 
@@ -211,10 +213,11 @@ class _LanguageModel(nn.Module):
             *(_Block(network, variant, causal=True) for _ in range(network.layers))
         )
         self.norm = nn.LayerNorm(network.dim)
+        self.dropout = nn.Dropout(network.readout_dropout)
         self.softmax = ClusteredSoftmax(network.vocabulary, network.dim, network.cuts)
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        x = self.norm(self.blocks(self.embedding(tokens)))
+        x = self.dropout(self.norm(self.blocks(self.embedding(tokens))))
         nats = self.softmax(x.flatten(0, 1), targets.flatten(), self.embedding.word.weight)
         return nats.view_as(targets)
 
