@@ -113,7 +113,11 @@ _CIFAR10 = Configuration(
     augmentation="crop and flip",
 )
 _CIFAR100 = replace(
-    _CIFAR10, dataset="cifar100", network=replace(_CIFAR10.network, classes=100), epochs=20
+    _CIFAR10,
+    dataset="cifar100",
+    network=replace(_CIFAR10.network, classes=100),
+    batch_size=64,
+    epochs=20,
 )
 
 _TINY = replace(
@@ -181,19 +185,24 @@ _PTB = Configuration(
         layers=1,
         dropout=0.2,
         cuts=(1000, 4000),
+        readout_dropout=0.2,
     ),
     batch_size=24,
     learning_rate=4e-3,
     epochs=10,
-    weight_decay=0.3,
     clip=1.0,
 )
 _WIKITEXT2 = replace(
     _PTB,
     dataset="wikitext-2",
-    network=replace(_PTB.network, vocabulary=33_278, dropout=0.1, cuts=(1000, 4000, 12_000)),
+    network=replace(
+        _PTB.network,
+        vocabulary=33_278,
+        dropout=0.1,
+        cuts=(1000, 4000, 12_000),
+        readout_dropout=0.0,
+    ),
     epochs=3,
-    weight_decay=0.01,
 )
 
 EXPERIMENTS = {
@@ -231,6 +240,7 @@ EXPERIMENTS = {
             ),
             "paper": _recipe(
                 _CIFAR100,
+                batch_size=128,
                 learning_rate=0.1,
                 epochs=200,
                 milestones=(60, 120, 160),
@@ -323,9 +333,15 @@ EXPERIMENTS = {
             "quick": replace(
                 _PTB,
                 dataset="ptb-standin",
-                network=replace(_PTB.network, vocabulary=200, dim=32, feedforward=64, cuts=()),
+                network=replace(
+                    _PTB.network,
+                    vocabulary=200,
+                    dim=32,
+                    feedforward=64,
+                    cuts=(),
+                    readout_dropout=0.0,
+                ),
                 epochs=3,
-                weight_decay=0.01,
             ),
             "paper": _recipe(_PTB, batch_size=128, learning_rate=1e-3, epochs=100),
         },
