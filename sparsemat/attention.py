@@ -205,7 +205,7 @@ class SelfAttention(nn.Module):
 
         Args:
             tokens: Length T of the sequences.
-            mask: As for :meth:`forward`.
+            mask: As for a call of the layer.
         """
         return choose(
             tokens,
@@ -243,7 +243,7 @@ class SelfAttention(nn.Module):
 
         Args:
             x: Shape ``(n, T, d)`` or ``(T, d)``.
-            mask: As for :meth:`forward`.
+            mask: As for a call of the layer.
 
         Returns:
             Tensor of shape ``(n, heads, T, T)`` or ``(heads, T, T)``. With softmax every row is

@@ -36,7 +36,7 @@ class AttentionProduct:
         softmax: Whether the rows are normalised.
         causal: Whether token i sees only ``j <= i``.
         window: Whether token i sees only ``|i - j| <= window``.
-        mask: Which of these pairs are seen; see :func:`attend`.
+        mask: Which of these pairs are seen; see ``attend``.
     """
 
     form: str
