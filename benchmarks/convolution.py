@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import conv2d
@@ -22,25 +23,57 @@ SHAPES = [
 ]
 
 
-def cases() -> Iterator[Case]:
-    """Forward and backward pass of a layer, batch 64; the first one needs no input gradient."""
-    for in_channels, out_channels, size, kernel, padding, tied_goal, untied_goal in SHAPES:
+class Layer(NamedTuple):
+    """A layer of the table, and what it is measured against.
+
+    Attributes:
+        name: Its sizes.
+        weight: The kernel.
+        image: A batch of inputs.
+        patterns: Of its matrix, by kind.
+        is_first: Whether it is a network's first, which needs no gradient of its input.
+        baseline: Name and program of F.conv2d.
+    """
+
+    name: str
+    weight: torch.Tensor
+    image: torch.Tensor
+    patterns: dict[str, sm.Pattern]
+    is_first: bool
+    baseline: tuple[str, Callable[[], object]]
+
+
+def layers() -> Iterator[Layer]:
+    """The layers of ``SHAPES``, batch 64."""
+    for in_channels, out_channels, size, kernel, padding, *_ in SHAPES:
         pattern = sm.conv_pattern(in_channels, out_channels, (size, size), kernel, padding=padding)
         weight = torch.randn(out_channels, in_channels, kernel, kernel, requires_grad=True)
         image = torch.randn(BATCH, in_channels, size, size)
-        first_layer = in_channels <= 3
-        name = f"conv {in_channels}->{out_channels}, {size}x{size}, k{kernel}"
-        baseline = fastest_conv2d(image, weight, padding, first_layer)
-        vectors = image.reshape(BATCH, -1).t().contiguous().requires_grad_(not first_layer)
-        grad = torch.randn(pattern.shape[0], BATCH)
-        for kind, filled, theta, goal in (
-            ("tied", pattern, weight.detach().reshape(-1), tied_goal),
-            ("untied", pattern.untied(), torch.randn(pattern.nnz), untied_goal),
+        is_first = in_channels <= 3
+        yield Layer(
+            f"conv {in_channels}->{out_channels}, {size}x{size}, k{kernel}",
+            weight,
+            image,
+            {"tied": pattern, "untied": pattern.untied()},
+            is_first,
+            fastest_conv2d(image, weight, padding, is_first),
+        )
+
+
+def cases() -> Iterator[Case]:
+    """Forward and backward pass of a layer; the first one needs no input gradient."""
+    for layer, (*_, tied_goal, untied_goal) in zip(layers(), SHAPES, strict=True):
+        vectors = layer.image.reshape(BATCH, -1).t().contiguous()
+        vectors.requires_grad_(not layer.is_first)
+        grad = torch.randn(layer.patterns["tied"].shape[0], BATCH)
+        for kind, theta, goal in (
+            ("tied", layer.weight.detach().reshape(-1), tied_goal),
+            ("untied", torch.randn(layer.patterns["untied"].nnz), untied_goal),
         ):
-            product, theta = choose(filled), theta.clone().requires_grad_()
+            product, theta = choose(layer.patterns[kind]), theta.clone().requires_grad_()
             yield Case(
-                f"{name}, {kind}",
-                baseline,
+                f"{layer.name}, {kind}",
+                layer.baseline,
                 (type(product).__name__, step(product, theta, vectors, grad)),
                 *goal,
             )

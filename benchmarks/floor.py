@@ -20,20 +20,11 @@ from .paired import Case
 
 def cases() -> Iterator[Case]:
     """Convolutions without gathering and copies; sparse networks without the rest of a step."""
-    for in_channels, out_channels, size, kernel, padding, *_ in convolution.SHAPES:
-        pattern = sm.conv_pattern(in_channels, out_channels, (size, size), kernel, padding=padding)
-        weight = torch.randn(out_channels, in_channels, kernel, kernel, requires_grad=True)
-        image = torch.randn(convolution.BATCH, in_channels, size, size)
-        first_layer = in_channels <= 3
-        baseline = convolution.fastest_conv2d(image, weight, padding, first_layer)
-        name = f"conv {in_channels}->{out_channels}, {size}x{size}, k{kernel}"
-        for kind, filled in (("tied", pattern), ("untied", pattern.untied())):
-            program = small_dense_products(choose(filled), first_layer)
-            yield Case(f"{name}, {kind}", baseline, ("bmm and baddbmm alone", program))
-    images, labels = (
-        torch.randn(sparse.BATCH, sparse.WIDTHS[0]),
-        torch.randint(sparse.WIDTHS[-1], (sparse.BATCH,)),
-    )
+    for layer in convolution.layers():
+        for kind, pattern in layer.patterns.items():
+            program = small_dense_products(choose(pattern), layer.is_first)
+            yield Case(f"{layer.name}, {kind}", layer.baseline, ("bmm alone", program))
+    images, labels = sparse.batch()
     for sparsity in sparse.SPARSITIES:
         _, masked, network = sparse.networks(sparsity)
         baseline = "weights times mask", sparse.training_step(masked, images, labels)
@@ -43,7 +34,7 @@ def cases() -> Iterator[Case]:
         )
 
 
-def small_dense_products(product: GatherProduct, first_layer: bool) -> Callable[[], None]:
+def small_dense_products(product: GatherProduct, is_first: bool) -> Callable[[], None]:
     """The dense products of a forward and a backward pass, block by block, on rows at hand."""
     vectors = torch.empty(product.shape[1], convolution.BATCH)
     shapes = [block.shape for run in product.runs(vectors) for block in run.blocks]
@@ -63,7 +54,7 @@ def small_dense_products(product: GatherProduct, first_layer: bool) -> Callable[
             torch.bmm(weights, gathered, out=y)
         for weights, gathered, y in sides:
             torch.bmm(y, gathered.mT)
-            if not first_layer:
+            if not is_first:
                 torch.bmm(weights.mT, y)
 
     return program

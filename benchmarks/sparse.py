@@ -41,7 +41,7 @@ class Masked(nn.Linear):
 
 def cases() -> Iterator[Case]:
     """Whole training steps on one batch: forward, backward, SGD with momentum."""
-    images, labels = torch.randn(BATCH, WIDTHS[0]), torch.randint(WIDTHS[-1], (BATCH,))
+    images, labels = batch()
     for sparsity, goal in SPARSITIES.items():
         dense, masked, sparse = networks(sparsity)
         assert_same_losses(masked, sparse, images, labels)
@@ -53,6 +53,11 @@ def cases() -> Iterator[Case]:
             yield Case(
                 name(sparsity), (kind, training_step(network, images, labels)), ours, *limits
             )
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Random images and labels of one training step."""
+    return torch.randn(BATCH, WIDTHS[0]), torch.randint(WIDTHS[-1], (BATCH,))
 
 
 def name(sparsity: float) -> str:
