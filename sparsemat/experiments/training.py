@@ -104,16 +104,17 @@ def train(
     for epoch in range(len(progress.curve), last):
         if _has_stopped(configuration, progress.curve):
             break
-        started, losses = time.perf_counter(), []
+        started = time.perf_counter()
         torch.manual_seed(_epoch_seed(seed, epoch))
         batches = order(len(inputs), configuration.batch_size, seed, epoch)
+        # one tensor for all: a small one kept from every step would pin the freed memory around it
+        losses = torch.zeros(len(batches), dtype=torch.float64, device=fabric.device)
         forward.train()
-        for loss in steps(
-            forward, stepper, schedule, configuration, inputs, targets, batches, fabric
-        ):
-            losses.append(loss.detach())
+        stepped = steps(forward, stepper, schedule, configuration, inputs, targets, batches, fabric)
+        for at, loss in enumerate(stepped):
+            losses[at] = loss.detach()
             bar.update()
-        train_loss = fabric.all_reduce(torch.stack(losses).double(), reduce_op="sum").mean().item()
+        train_loss = fabric.all_reduce(losses, reduce_op="sum").mean().item()
         seconds = time.perf_counter() - started
         found = {}
         for name, part in parts.items():
