@@ -254,7 +254,7 @@ def test_cifar_that_cannot_be_had_says_where_to_put_it(server, data, monkeypatch
     from torchvision.datasets import CIFAR100
 
     monkeypatch.setattr(CIFAR100, "url", server.url("gone.tar.gz"))
-    with pytest.raises(FileNotFoundError, match=r"cifar100.npz.*404.*SPARSEMAT_DATA"):
+    with pytest.raises(FileNotFoundError, match=r"cifar-100-python.tar.gz is.*SPARSEMAT_DATA.*404"):
         datasets.load("cifar100")
 
 

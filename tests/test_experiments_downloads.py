@@ -7,7 +7,6 @@ import io
 import os
 import random
 import re
-import resource
 import shutil
 import tempfile
 import threading
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from disk import room
 from server import serving
 
 from sparsemat.experiments.datasets import PublishedFile, folder
@@ -279,17 +279,6 @@ def test_a_folder_that_cannot_be_written_is_named(server, monkeypatch):
             assert file.fetch().read_bytes() == CONTENT
     finally:
         shutil.rmtree(base)
-
-
-@contextmanager
-def room(limit):
-    """No file may grow beyond so many bytes: writing fails as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,6 +1,7 @@
 """Training: variants agree step by step, a killed run resumes, records are whole and confirmed."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -8,10 +9,12 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from disk import room
 
 from sparsemat.experiments import datasets, models, records, runs, training
 from sparsemat.experiments.__main__ import main
@@ -184,8 +187,101 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     fabric, path = training.make_fabric("cpu", "32-true"), tmp_path / "x.ckpt"
     training.train(QUICK, "native", 0, fabric=fabric, epochs=1, checkpoint=path)
     other = replace(QUICK, learning_rate=1e-4)
-    with pytest.raises(ValueError, match=f"{path} differs in configuration"):
+    with pytest.raises(ValueError, match=f"{path} does not: learning_rate was 0.003 and is 0.0001"):
         training.train(other, "native", 0, fabric=fabric, epochs=1, checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize("damage", [b"", b"junk", None], ids=["empty", "junk", "truncated"])
+def test_a_damaged_checkpoint_is_named_and_left_alone(tmp_path, damage):
+    fabric, path = training.make_fabric("cpu", "32-true"), tmp_path / "x.ckpt"
+    training.train(QUICK, "native", 0, fabric=fabric, epochs=1, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:-200] if damage is None else damage)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"must be whole, but {path} is not"):
+        training.train(QUICK, "native", 0, fabric=fabric, epochs=1, checkpoint=path, resume=True)
+    assert path.read_bytes() == before
+
+
+def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path):
+    fabric, path = training.make_fabric("cpu", "32-true"), tmp_path / "x.ckpt"
+    training.train(QUICK, "native", 0, fabric=fabric, epochs=1, checkpoint=path)
+    before = path.read_bytes()
+    with room(len(before) // 2), pytest.raises(OSError, match="File too large"):
+        training.train(QUICK, "native", 0, fabric=fabric, epochs=1, checkpoint=path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+RESUMED = {
+    "dropout": EXPERIMENTS["ptb"].profiles["quick"],
+    "augmentation": EXPERIMENTS["cifar10"].profiles["quick"],
+    "milestones and patience": replace(
+        QUICK, schedule="steps", milestones=(1, 2), factor=0.5, patience=5, epochs=3
+    ),
+}
+
+
+@pytest.mark.parametrize("what", RESUMED)
+def test_a_run_in_two_parts_ends_as_one(tmp_path, what):
+    configuration, path = replace(RESUMED[what], epochs=3), tmp_path / "x.ckpt"
+    train = partial(
+        *(training.train, configuration, "tied", 0),
+        fabric=training.make_fabric("cpu", "32-true"),
+    )
+    whole = train()
+    train(epochs=1, checkpoint=path)
+    torch.rand(7)  # what else the process draws does not matter
+    parts = train(checkpoint=path, resume=True)
+    assert [epoch | {"seconds": 0} for epoch in parts.curve] == [
+        epoch | {"seconds": 0} for epoch in whole.curve
+    ]
+    assert training.weights_sha256(parts.model) == training.weights_sha256(whole.model)
+
+
+@pytest.mark.parametrize("experiment", ["mnist", "ptb"])
+def test_mixed_precision_trains_about_as_well(experiment):
+    configuration = replace(EXPERIMENTS[experiment].profiles["quick"], epochs=2)
+    losses = {}
+    for precision in training.PRECISIONS:
+        fabric = training.make_fabric("cpu", precision)
+        progress = training.train(configuration, "tied", 0, fabric=fabric)
+        losses[precision] = [epoch["test_loss"] for epoch in progress.curve]
+        assert {p.dtype for p in progress.model.parameters()} == {torch.float32}
+    exact, mixed = losses.values()
+    assert mixed != exact
+    assert mixed == pytest.approx(exact, rel=0.1)
+
+
+class Rank:
+    """What training asks of Fabric, as one of several processes, without the others."""
+
+    def __init__(self, rank, world):
+        self.global_rank, self.world_size, self.device = rank, world, torch.device("cpu")
+
+    def backward(self, loss):
+        loss.backward()
+
+
+@pytest.mark.parametrize("count", [3, 6, 7], ids="{} examples".format)
+def test_the_parts_of_all_processes_are_the_loss_of_the_batch(count):
+    configuration, losses = EXPERIMENTS["etth1"].profiles["quick"], []
+    inputs, targets = datasets.load(configuration.dataset).train
+    for rank, world in ((0, 1), *((rank, 4) for rank in range(4))):
+        model = models.build(configuration.network, "tied", 0)
+        optimizer, schedule = training.make_optimizer(configuration, model, 99)
+        batches = [torch.arange(count)]
+        (loss,) = training.steps(
+            *(model, optimizer, schedule, configuration, inputs, targets, batches),
+            fabric=Rank(rank, world),
+        )
+        losses.append(loss.item())
+    assert sum(losses[1:]) == pytest.approx(losses[0])
+
+
+def test_normalisation_over_processes_on_a_cpu_is_refused():
+    network = models.build(QUICK.network, "tied", 0)
+    with pytest.raises(ValueError, match=r"one process on a CPU.*got 2"):
+        training._synchronised(network, Rank(0, 2))
 
 
 def test_a_record_says_what_was_run(whole_run):
@@ -226,13 +322,43 @@ def test_a_file_that_is_no_record_is_named(tmp_path, content, rule):
     assert str(path) in str(caught.value)
 
 
-def test_verify_confirms_a_record_and_finds_a_changed_number(whole_run, tmp_path, capsys):
-    record, path = whole_run
+def test_verify_confirms_a_record(whole_run):
+    _, path = whole_run
     assert main(["verify", str(path), "--device", "cpu"]) == 0
-    changed = json.loads(json.dumps(record))
-    changed["curve"][0]["train_loss"] *= 1.05
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "found"),
+    [
+        pytest.param(("curve", 0, "train_loss"), 9.0, "epoch 1: train_loss is", id="loss"),
+        pytest.param(("curve", 0, "train_loss"), math.nan, "the record says nan", id="nan"),
+        pytest.param(("last", "accuracy"), 99.9, "accuracy was 99.9 and is", id="last"),
+        pytest.param(("parameters",), 1, "parameters was 1 and is", id="parameters"),
+        pytest.param(("data", "train"), 60_000, "train was 60000 and is 600", id="data"),
+        pytest.param(("configuration", "epochs"), 5, "epochs was 5 and is 6", id="configuration"),
+    ],
+)
+def test_verify_finds_a_changed_number(whole_run, tmp_path, capsys, where, value, found):
+    changed = json.loads(json.dumps(whole_run[0]))
+    inner = changed
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
     assert main(["verify", str(records.write(changed, tmp_path)), "--device", "cpu"]) == 1
-    assert "epoch 1: train_loss" in capsys.readouterr().out
+    assert found in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("epochs", [0, 7])
+def test_verify_refuses_epochs_that_the_record_does_not_have(whole_run, capsys, epochs):
+    assert main(["verify", str(whole_run[1]), "--epochs", str(epochs)]) == 2
+    assert f"from 1 to the record's 6, got {epochs}" in capsys.readouterr().err
+
+
+def test_the_commit_is_that_of_the_code_that_ran(tmp_path, monkeypatch):
+    commits = iter(["before", "after"])
+    monkeypatch.setattr(records, "_commit", lambda: next(commits))
+    record, _ = runs.run("etth1", "free", device="cpu", runs=tmp_path)
+    assert record["commit"] == "before"
 
 
 @pytest.mark.parametrize("change", [None, "dropout"])
@@ -247,9 +373,20 @@ def test_a_field_younger_than_a_record_had_its_default(whole_run, tmp_path, monk
     again = training.Progress(torch.nn.Identity(), record["curve"])
     monkeypatch.setattr(training, "train", lambda *_, **__: again)
     found = runs.verify(records.write(record | {"metric": "accuracy"}, tmp_path), device="cpu")
-    assert found == (
-        ["the configuration of this experiment has changed since the record"] * bool(change)
-    )
+    assert [sentence.split(" was ")[0] for sentence in found if "configuration" in sentence] == [
+        f"the configuration has changed since the record: {change}"
+    ] * bool(change)
+
+
+def test_a_table_of_different_runs_is_refused(whole_run, tmp_path, capsys):
+    record, _ = whole_run
+    slower = {**record["configuration"], "learning_rate": 1e-4}
+    records.write(record, tmp_path)
+    records.write({**record, "seed": 1, "configuration": slower}, tmp_path)
+    assert main(["table", "--results", str(tmp_path)]) == 2
+    assert "learning_rate was 0.003 and is 0.0001" in capsys.readouterr().err
+    assert main(["table", "--results", str(tmp_path / "none")]) == 2
+    assert f"must hold some, got {tmp_path / 'none'}" in capsys.readouterr().err
 
 
 def test_the_table_shows_the_last_epoch_over_seeds(whole_run, tmp_path, capsys):
@@ -271,6 +408,7 @@ def test_the_table_shows_the_last_epoch_over_seeds(whole_run, tmp_path, capsys):
         pytest.param(["mnits"], r"the experiment must be one of .*got 'mnits'", id="experiment"),
         pytest.param(["mnist", "--variant", "dense"], r"variant must be .*'dense'", id="variant"),
         pytest.param(["mnist", "--profile", "slow"], r"profile must be .*'slow'", id="profile"),
+        pytest.param(["mnist", "--precision", "16-mixed"], r"one of .*'16-mixed'", id="precision"),
         pytest.param(["mnist", "--device", "tpu"], r"device must be .*'tpu'", id="device"),
         pytest.param(["mnist", "--devices", "0"], r"devices must be at least 1, got 0", id="0"),
     ],

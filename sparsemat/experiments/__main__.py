@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from .configurations import EXPERIMENTS
+from .files import RESULTS, RUNS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -36,7 +37,8 @@ def _run(options: argparse.Namespace) -> int:
         results=options.results,
     )
     metric, last = record["metric"], record["last"]
-    print(f"{metric} {last[metric]:.4g} after epoch {last['epoch']}: {path}")
+    if path is not None:  # of several processes one writes
+        print(f"{metric} {last[metric]:.4g} after epoch {last['epoch']}: {path}")
     return 0
 
 
@@ -65,7 +67,10 @@ def _list(options: argparse.Namespace) -> int:
 def _table(options: argparse.Namespace) -> int:
     from . import records
 
-    frame = records.table(records.read_all(options.results))
+    found = records.read_all(options.results)
+    if not found:
+        raise ValueError(f"the folder of records must hold some, got {options.results}")
+    frame = records.table(found)
     if options.csv:
         print(frame.to_csv(index=False), end="")
     else:
@@ -85,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sparsemat.experiments", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     device = {"default": "auto", "help": "auto, cpu or cuda (default: a GPU if there is one)"}
-    results = {"type": Path, "default": Path("results"), "help": "folder of full records"}
-    runs = {"type": Path, "default": Path("runs")}
+    results = {"type": Path, "default": RESULTS, "help": "folder of full records"}
+    runs = {"type": Path, "default": RUNS}
     runs["help"] = "folder of checkpoints and quick records"
 
     run = commands.add_parser("run", help="train one variant and write its record")

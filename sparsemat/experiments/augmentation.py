@@ -11,23 +11,24 @@ from torch.nn.functional import pad
 Change = Callable[[Tensor, Tensor], Tensor]
 
 
-def none(count: int) -> Change:
+def none(count: int, generator: torch.Generator | None = None) -> Change:
     """No change."""
     return lambda inputs, mine: inputs
 
 
-def crop_and_flip(count: int, margin: int = 4) -> Change:
+def crop_and_flip(count: int, generator: torch.Generator | None = None, margin: int = 4) -> Change:
     """Random shifts by up to ``margin`` pixels, black where nothing was, and mirror images.
 
     Args:
-        count: Images in the whole batch; their shifts are drawn here from torch's generator.
+        count: Images in the whole batch; their shifts are drawn here.
+        generator: Where from; torch's own if None.
         margin: Largest shift, in pixels.
 
     Returns:
         A function of images ``(n, C, H, W)`` and their places in the batch, int64 ``(n,)``.
     """
-    top, left = torch.randint(0, 2 * margin + 1, (2, count))
-    flipped = torch.rand(count) < 0.5
+    top, left = torch.randint(0, 2 * margin + 1, (2, count), generator=generator)
+    flipped = torch.rand(count, generator=generator) < 0.5
 
     def change(images: Tensor, mine: Tensor) -> Tensor:
         _, _, height, width = images.shape
@@ -43,4 +44,4 @@ def crop_and_flip(count: int, margin: int = 4) -> Change:
     return change
 
 
-AUGMENTATIONS: dict[str, Callable[[int], Change]] = {"none": none, "crop and flip": crop_and_flip}
+AUGMENTATIONS: dict[str, Callable[..., Change]] = {"none": none, "crop and flip": crop_and_flip}

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,11 +16,13 @@ import torch
 
 import sparsemat
 
-from .configurations import EXPERIMENTS
+from .configurations import EXPERIMENTS, Configuration
 from .files import atomic
+from .models import Network
 
 # fields that differ between two runs of the same thing
 INCIDENTAL = ("seconds", "peak_mebibytes", "device", "versions", "commit")
+DIRTY = "-dirty"  # ends the commit where the code was not the commit's
 NAMED = ("experiment", "variant", "seed", "profile")
 FIELDS = (
     *(*NAMED, "configuration", "data", "metric", "parameters"),
@@ -98,6 +101,30 @@ def comparable(record: dict) -> dict:
     return kept
 
 
+def configuration(record: dict) -> dict:
+    """The configuration of a record; a field that is younger than the record had its default."""
+    now = EXPERIMENTS[record["experiment"]].profiles[record["profile"]]
+    then = _defaults(now) | record["configuration"]
+    then["network"] = _defaults(now.network) | then["network"]
+    return json.loads(json.dumps(then))
+
+
+def _defaults(made: Configuration | Network) -> dict:
+    return {f.name: f.default for f in fields(made) if f.default is not MISSING}
+
+
+def differences(then: dict, now: dict) -> list[str]:
+    """What differs between two dictionaries, or dictionaries in them: one phrase a field."""
+    found = []
+    for name in dict.fromkeys((*then, *now)):
+        old, new = then.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new)
+        elif old != new:
+            found.append(f"{name} was {old!r} and is {new!r}")
+    return found
+
+
 def table(found: list[dict]) -> pd.DataFrame:
     """One row an experiment, profile and variant: the last epoch's metric over seeds, and costs.
 
@@ -109,6 +136,9 @@ def table(found: list[dict]) -> pd.DataFrame:
         epoch (the epochs were chosen in advance) and ``spread`` the standard deviation, missing for
         a single seed; ``best epoch`` is the mean over seeds of the epoch that was best on the test
         examples; the paper's numbers are missing where its text lacks them.
+
+    Raises:
+        ValueError: Two runs of one row differ in more than the seed.
     """
     rows = []
     for (title, profile, variant), group in _groups(found):
@@ -150,7 +180,18 @@ def _groups(found: list[dict]) -> Iterator[tuple[tuple[str, str, str], list[dict
                     if (record["experiment"], record["profile"], record["variant"]) == key
                 ]
                 if group:
+                    _check_alike(key, group)
                     yield key, sorted(group, key=lambda record: record["seed"])
+
+
+def _check_alike(key: tuple[str, str, str], group: list[dict]) -> None:
+    first, *others = (
+        configuration(record) | {"fingerprint": record["data"]["fingerprint"]} for record in group
+    )
+    for other in others:
+        if differ := differences(first, other):
+            runs, differ = " ".join(key), "; ".join(differ)
+            raise ValueError(f"the runs of {runs} must differ in the seed alone, but {differ}")
 
 
 def environment(device: torch.device) -> dict:
@@ -192,6 +233,6 @@ def _commit() -> str | None:
     try:
         git("ls-files", "--error-unmatch", "__init__.py")  # not a copy in somebody's environment
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
-        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+        return git("rev-parse", "HEAD") + (DIRTY if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

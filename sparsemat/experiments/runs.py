@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from . import baselines, datasets, records, training
 from .configurations import EXPERIMENTS, Configuration
-from .models import Network
+from .files import RESULTS, RUNS
+from .records import differences
+from .report import count_parameters
 from .tasks import TASKS
 
-RUNS, RESULTS = Path("runs"), Path("results")  # checkpoints and quick records; full records
 SAME, OTHER = 1e-6, 1e-2  # relative differences that verify allows
 
 
@@ -30,7 +32,7 @@ def run(
     resume: bool = False,
     runs: Path = RUNS,
     results: Path = RESULTS,
-) -> tuple[dict, Path]:
+) -> tuple[dict, Path | None]:
     """Train one variant of an experiment and write its record.
 
     Args:
@@ -47,16 +49,22 @@ def run(
         results: Folder for the records of all other runs.
 
     Returns:
-        The record and where it was written.
+        The record and where it was written; None for the latter in all processes but the first,
+        which writes.
 
     Raises:
         ValueError: A name is unknown, the device is not there, a data file is corrupt, or the
-            checkpoint belongs to another run.
+            checkpoint is damaged or belongs to another run.
+        OSError: A folder cannot be written.
     """
     configuration = find(experiment, variant, profile)
     if precision is not None:
         configuration = replace(configuration, precision=precision)
+    folder = runs if profile == "quick" else results
+    for written in (runs, folder):
+        written.mkdir(parents=True, exist_ok=True)
     fabric = training.make_fabric(device, configuration.precision, devices, nodes)
+    environment = records.environment(fabric.device)  # of the code that runs, not of later commits
     data = datasets.load(configuration.dataset)
     checkpoint = runs / f"{records.name(experiment, variant, seed, profile)}-{profile}.ckpt"
     progress = training.train(
@@ -71,21 +79,19 @@ def run(
         "configuration": asdict(configuration),
         "data": _description(data),
         "metric": task.metric,
-        "parameters": sum(parameter.numel() for parameter in progress.model.parameters()),
-        "nonzeros": configuration.network.nonzeros(variant),
+        **_counts(configuration, variant, progress.model),
         "curve": curve,
         "best": task.best(curve, key=lambda epoch: epoch[task.metric]),
         "last": curve[-1],
         "seconds": round(sum(epoch["seconds"] for epoch in curve), 3),
         "peak_mebibytes": progress.peak_mebibytes,
         "weights_sha256": training.weights_sha256(progress.model),
-        **records.environment(fabric.device),
+        **environment,
     }
     if devices * nodes > 1:
         record["device"] |= {"devices": devices, "nodes": nodes}
     record = json.loads(json.dumps(record))  # as a reader of the file will see it
-    folder = runs if profile == "quick" else results
-    return record, records.write(record, folder) if fabric.is_global_zero else folder
+    return record, records.write(record, folder) if fabric.is_global_zero else None
 
 
 def run_baselines(
@@ -148,37 +154,47 @@ def verify(path: Path, *, epochs: int = 1, device: str = "auto") -> list[str]:
         What differs, one sentence each; empty if the record is confirmed.
 
     Raises:
-        ValueError: The record is not one, or its experiment is unknown now.
+        ValueError: The record is not one, its experiment is unknown now, or it has fewer epochs.
     """
     record = records.read(path)
+    if not 1 <= epochs <= len(record["curve"]):
+        raise ValueError(
+            f"epochs must be from 1 to the record's {len(record['curve'])}, got {epochs}"
+        )
     configuration = find(record["experiment"], record["variant"], record["profile"])
     configuration = replace(configuration, precision=record["configuration"]["precision"])
-    # a field that is younger than the record had its default then
-    then = _defaults(configuration) | record["configuration"]
-    then["network"] = _defaults(configuration.network) | then["network"]
-    if json.loads(json.dumps(asdict(configuration))) != json.loads(json.dumps(then)):
-        return ["the configuration of this experiment has changed since the record"]
+    then, now = records.configuration(record), json.loads(json.dumps(asdict(configuration)))
+    if differ := differences(then, now):
+        return [f"the configuration has changed since the record: {one}" for one in differ]
     data = datasets.load(configuration.dataset)
-    if data.fingerprint != record["data"]["fingerprint"]:
-        return [f"the data have fingerprint {data.fingerprint}, other than the record's"]
+    if differ := differences(record["data"], _description(data)):
+        return [f"the data are not the record's: {one}" for one in differ]
     fabric = training.make_fabric(device, configuration.precision)
-    now = records.environment(fabric.device)
-    same = all(now[name] == record[name] for name in ("device", "versions", "commit"))
+    environment = records.environment(fabric.device)
+    same = all(environment[name] == record[name] for name in ("device", "versions", "commit"))
+    same &= record["commit"] is not None and not record["commit"].endswith(records.DIRTY)
     allowed = SAME if same else OTHER
     compared = ("train_loss", "test_loss", record["metric"]) if same else ("train_loss",)
     progress = training.train(
         configuration, record["variant"], record["seed"], fabric=fabric, epochs=epochs
     )
-    return [
+    counts = _counts(configuration, record["variant"], progress.model)
+    best = TASKS[configuration.task].best(record["curve"], key=lambda e: e[record["metric"]])
+    stated = {name: record[name] for name in (*counts, "best", "last")}
+    return differences(stated, counts | {"best": best, "last": record["curve"][-1]}) + [
         f"epoch {then['epoch']}: {name} is {again[name]!r}, the record says {then[name]!r}"
         for then, again in zip(record["curve"], progress.curve, strict=False)
         for name in compared
-        if abs(then[name] - again[name]) > allowed * max(abs(then[name]), abs(again[name]))
+        # so that a number that is none differs
+        if not abs(then[name] - again[name]) <= allowed * max(abs(then[name]), abs(again[name]))
     ]
 
 
-def _defaults(configuration: Configuration | Network) -> dict:
-    return {f.name: f.default for f in fields(configuration) if f.default is not MISSING}
+def _counts(configuration: Configuration, variant: str, model: nn.Module) -> dict[str, int]:
+    return {
+        "parameters": count_parameters(model),
+        "nonzeros": configuration.network.nonzeros(variant),
+    }
 
 
 def find(experiment: str, variant: str | None, profile: str) -> Configuration:

@@ -7,6 +7,7 @@ the epoch alone, so a checkpoint at the end of an epoch holds all that the rest 
 from __future__ import annotations
 
 import hashlib
+import io
 import platform
 import resource
 import time
@@ -26,9 +27,11 @@ from . import datasets, models
 from .augmentation import AUGMENTATIONS
 from .configurations import Configuration
 from .files import atomic
+from .records import differences
 from .tasks import TASKS, Task
 
 EVALUATION_BATCH = 250
+PRECISIONS = "32-true", "bf16-mixed"
 HELD_OUT = 0.1  # of the training examples, where early stopping has no validation set
 
 
@@ -71,7 +74,9 @@ def train(
         resume: Whether to go on from the checkpoint, if there is one.
 
     Raises:
-        ValueError: The checkpoint belongs to another run.
+        ValueError: The checkpoint is damaged or belongs to another run, or several processes on
+            CPUs would each normalise their part of a batch by itself.
+        OSError: The checkpoint cannot be written.
     """
     task, data = TASKS[configuration.task], datasets.load(configuration.dataset)
     parts = {
@@ -80,17 +85,20 @@ def train(
     }
     inputs, targets = parts.pop("train")
     model = models.build(configuration.network, variant, seed)
-    if fabric.world_size > 1 and fabric.device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if fabric.world_size > 1:
+        model = _synchronised(model, fabric)
     optimizer, schedule = make_optimizer(configuration, model, len(inputs))
     forward, stepper = fabric.setup(model, optimizer)
 
     identity = {"configuration": asdict(configuration), "variant": variant, "seed": seed}
     identity["data"] = data.fingerprint
+    identity["device"], identity["processes"] = fabric.device.type, fabric.world_size
     stateful = {"model": model, "optimizer": optimizer, "schedule": schedule}
     progress = Progress(model)
-    if checkpoint is not None and resume and checkpoint.exists():
-        _restore(checkpoint, identity, stateful, progress, fabric.device)
+    if checkpoint is not None and resume:
+        # read once: the other processes may be on machines that do not have the file
+        kept = _read(checkpoint, identity) if fabric.is_global_zero else None
+        _restore(fabric.broadcast(kept), stateful, progress)
 
     last = configuration.epochs if epochs is None else epochs
     per_epoch = -(-len(inputs) // configuration.batch_size)
@@ -105,12 +113,18 @@ def train(
         if _has_stopped(configuration, progress.curve):
             break
         started = time.perf_counter()
-        torch.manual_seed(_epoch_seed(seed, epoch))
+        # dropout differs from process to process, the changes of the images must not
+        torch.manual_seed(_epoch_seed(seed, epoch, fabric.global_rank))
+        generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
         batches = order(len(inputs), configuration.batch_size, seed, epoch)
         # one tensor for all: a small one kept from every step would pin the freed memory around it
         losses = torch.zeros(len(batches), dtype=torch.float64, device=fabric.device)
         forward.train()
-        stepped = steps(forward, stepper, schedule, configuration, inputs, targets, batches, fabric)
+        stepped = steps(
+            *(forward, stepper, schedule, configuration, inputs, targets, batches),
+            fabric=fabric,
+            generator=generator,
+        )
         for at, loss in enumerate(stepped):
             losses[at] = loss.detach()
             bar.update()
@@ -118,7 +132,7 @@ def train(
         seconds = time.perf_counter() - started
         found = {}
         for name, part in parts.items():
-            loss, metric = evaluate(forward, task, *part, fabric)
+            loss, metric = evaluate(model, task, *part, fabric)
             prefix = "" if name == "test" else f"{name}_"
             found |= {f"{name}_loss": loss, f"{prefix}{task.metric}": metric}
         progress.curve.append(
@@ -140,6 +154,7 @@ def steps(
     targets: Tensor,
     batches: Iterable[Tensor],
     fabric: Fabric | None = None,
+    generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """Take one step a batch, and yield this process's part of the loss before it.
 
@@ -152,6 +167,7 @@ def steps(
         targets: All training targets.
         batches: Index tensors into them: the batches of an epoch, over all processes together.
         fabric: The processes; without it there is one.
+        generator: Draws the augmentation, alike in all processes; torch's own if None.
 
     Yields:
         The mean loss of this process's examples times their share of the batch, so that the sum
@@ -161,11 +177,13 @@ def steps(
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     every_step = configuration.schedule == "one-cycle"
     for batch in batches:
-        change = AUGMENTATIONS[configuration.augmentation](len(batch))
+        change = AUGMENTATIONS[configuration.augmentation](len(batch), generator)
         mine = torch.arange(rank, len(batch), world)
+        share = len(mine) / len(batch)
+        if not share:  # a last batch may be too small for all; each must take the step
+            mine = torch.zeros(1, dtype=torch.int64)
         at = batch[mine].to(inputs.device)
         x, y = change(inputs[at], mine), targets[at]
-        share = len(mine) / len(batch)
         loss = task.loss(task.outputs(model, x, y), y)
         optimizer.zero_grad()
         # gradients are averaged over the processes, so a share counts as many times as there are
@@ -220,13 +238,17 @@ def losses(
 def evaluate(
     model: nn.Module, task: Task, inputs: Tensor, targets: Tensor, fabric: Fabric
 ) -> tuple[float, float]:
-    """Mean loss and the task's metric over all examples, which the processes share."""
+    """Mean loss and the task's metric over all examples, which the processes share.
+
+    The model is the bare one: the processes need not agree on how many batches they take.
+    """
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=inputs.device)
     mine = torch.arange(fabric.global_rank, len(inputs), fabric.world_size, device=inputs.device)
     for at in mine.split(EVALUATION_BATCH):
         x, y = inputs[at], targets[at]
-        outputs = task.outputs(model, x, y)
+        with fabric.autocast():
+            outputs = task.outputs(model, x, y).float()
         sums += torch.stack([task.loss(outputs, y) * len(at), task.score(outputs, y)]).double()
     loss, score = (fabric.all_reduce(sums, reduce_op="sum") / len(inputs)).tolist()
     return loss, task.report(score)
@@ -257,14 +279,16 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -
 
     Args:
         device: "cpu", "cuda" or "auto" (a GPU if there is one).
-        precision: As Fabric names it.
+        precision: One of ``PRECISIONS``, as Fabric names them.
         devices: Processes a machine, each with a device of its own.
         nodes: Machines.
 
     Raises:
         ValueError: A GPU is asked for and there is none, there are fewer than asked for, or the
-            device is unknown.
+            device or the precision is unknown.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"the precision must be one of {PRECISIONS}, got {precision!r}")
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"the device must be auto, cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
@@ -276,6 +300,8 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -
             raise ValueError(f"{name} must be at least 1, got {value}")
     if device == "cuda" and devices > torch.cuda.device_count():
         raise ValueError(f"devices must be at most {torch.cuda.device_count()}, got {devices}")
+    # else convolutions, and nothing that they are compared with, would round to 10 bits
+    torch.backends.cudnn.allow_tf32 = False
     fabric = Fabric(
         accelerator=device,
         devices=devices,
@@ -319,27 +345,59 @@ def _has_stopped(configuration: Configuration, curve: list[dict]) -> bool:
     return len(watched) - 1 - watched.index(min(watched)) >= configuration.patience
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return 10_000 * seed + epoch
+def _epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    return 1_000_000_000 * rank + 10_000 * seed + epoch
+
+
+def _synchronised(model: nn.Module, fabric: Fabric) -> nn.Module:
+    """The model with its batch normalisation over all processes."""
+    if fabric.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if any(
+        isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))
+        for module in model.modules()
+    ):
+        raise ValueError(
+            "a network with batch normalisation must have one process on a CPU, since torch "
+            f"normalises over processes on GPUs only, got {fabric.world_size}"
+        )
+    return model
 
 
 def _save(path: Path, identity: dict, stateful: dict, progress: Progress) -> None:
     state = {name: part.state_dict() for name, part in stateful.items()}
     state |= {"identity": identity, "curve": progress.curve, "peak": progress.peak_mebibytes}
-    with atomic(path) as partial:
-        torch.save(state, partial)
+    saved = io.BytesIO()
+    torch.save(state, saved)
+    with atomic(path) as partial:  # a full disk is an OSError here, and not in torch.save
+        partial.write_bytes(saved.getbuffer())
 
 
-def _restore(
-    path: Path, identity: dict, stateful: dict, progress: Progress, device: torch.device
-) -> None:
-    state = torch.load(path, map_location=device, weights_only=True)  # tensors and numbers only
-    if state["identity"] != identity:
-        differ = [name for name, value in identity.items() if state["identity"][name] != value]
+def _read(path: Path, identity: dict) -> dict | None:
+    """The state that ``_save`` wrote, if there is one."""
+    if not path.exists():
+        return None
+    advice = "delete it, or run without resuming"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)  # tensors and numbers only
+        kept = state["identity"]
+    except OSError:
+        raise
+    except Exception as error:  # what is damaged fails in any way
         raise ValueError(
-            f"the checkpoint must come from the same run, but {path} differs in "
-            f"{', '.join(differ)}: delete it, or run without resuming"
+            f"a checkpoint must be whole, but {path} is not ({error}): {advice}"
+        ) from error
+    if differ := differences(kept, identity):
+        raise ValueError(
+            f"the checkpoint must come from the same run, but {path} does not: "
+            f"{'; '.join(differ)}: {advice}"
         )
+    return state
+
+
+def _restore(state: dict | None, stateful: dict, progress: Progress) -> None:
+    if state is None:
+        return
     for name, part in stateful.items():
         part.load_state_dict(state[name])
     progress.curve, progress.peak_mebibytes = state["curve"], state["peak"]

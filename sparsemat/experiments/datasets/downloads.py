@@ -33,9 +33,9 @@ def folder() -> Path:
 class PublishedFile:
     """A file of a public release, or the folder of one that is published as a zip archive.
 
-    An address that ends in ``.gz`` gives the file gzipped. One that ends in ``.zip`` gives an
-    archive that holds ``path``; it is unpacked below the data folder, and files that are already
-    there stay as they are.
+    An address that ends in ``.gz`` gives the file gzipped, unless ``path`` does so too. One that
+    ends in ``.zip`` gives an archive that holds ``path``; it is unpacked below the data folder, and
+    files that are already there stay as they are.
 
     Args:
         path: Where it is kept, below the data folder.
@@ -72,7 +72,7 @@ class PublishedFile:
 
         reasons = []
         try:
-            with _locked():
+            with locked():
                 for url in self.urls:
                     if path.exists():  # another process had the lock and was faster
                         return
@@ -103,6 +103,8 @@ class PublishedFile:
         if self.md5 is not None:
             _check(part, "md5", self.md5)
         if url.endswith(".zip"):
+            for left in path.parent.glob("unpack-*"):  # by a process that was killed
+                shutil.rmtree(left)
             with (
                 zipfile.ZipFile(part) as archive,
                 tempfile.TemporaryDirectory(dir=path.parent, prefix="unpack-") as scratch,
@@ -114,7 +116,7 @@ class PublishedFile:
                 _move_missing(Path(scratch), folder())
             return
         with atomic(path) as partial:
-            opened = gzip.open if url.endswith(".gz") else open
+            opened = gzip.open if url.endswith(".gz") and path.suffix != ".gz" else open
             with opened(part, "rb") as source, partial.open("wb") as target:
                 shutil.copyfileobj(source, target)
             if self.sha256 is not None:
@@ -177,7 +179,7 @@ def _move_missing(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
+def locked() -> Iterator[None]:
     """Hold the data folder's lock: one process downloads, the others wait and then find the file.
 
     The system gives the lock back when a process ends, however it ends.

@@ -13,7 +13,7 @@ import torch
 
 from ..files import atomic
 from .dataset import Dataset, subset_of
-from .downloads import PublishedFile, folder
+from .downloads import PublishedFile, folder, locked
 
 _UNREADABLE = (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile)  # of an npz file
 
@@ -139,14 +139,13 @@ def _cifar_release(name: str) -> tuple:
     from torchvision import datasets
 
     release = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    archive = PublishedFile(path=release.filename, urls=(release.url,), md5=release.tgz_md5)
     try:
+        release(folder(), train=False)
+    except RuntimeError:  # torchvision finds no whole release
+        archive.fetch()
+    with locked():  # one process unpacks
         train, test = (release(folder(), train=part, download=True) for part in (True, False))
-    except (OSError, RuntimeError) as error:  # no connection; a wrong checksum
-        raise FileNotFoundError(
-            f"{folder() / name}.npz and torchvision's {release.base_folder} are missing, and the "
-            f"release could not be downloaded ({error}); put one of them there, or name the folder "
-            "that has it by SPARSEMAT_DATA"
-        ) from error
     return *((part.data, np.array(part.targets)) for part in (train, test)), train.classes
 
 
