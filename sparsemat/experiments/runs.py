@@ -60,10 +60,10 @@ def run(
     configuration = find(experiment, variant, profile)
     if precision is not None:
         configuration = replace(configuration, precision=precision)
+    fabric = training.make_fabric(device, configuration.precision, devices, nodes)
     folder = runs if profile == "quick" else results
     for written in (runs, folder):
         written.mkdir(parents=True, exist_ok=True)
-    fabric = training.make_fabric(device, configuration.precision, devices, nodes)
     environment = records.environment(fabric.device)  # of the code that runs, not of later commits
     data = datasets.load(configuration.dataset)
     checkpoint = runs / f"{records.name(experiment, variant, seed, profile)}-{profile}.ckpt"
