@@ -79,10 +79,8 @@ def run(
         "configuration": asdict(configuration),
         "data": _description(data),
         "metric": task.metric,
-        **_counts(configuration, variant, progress.model),
         "curve": curve,
-        "best": task.best(curve, key=lambda epoch: epoch[task.metric]),
-        "last": curve[-1],
+        **_derived(configuration, variant, progress.model, curve),
         "seconds": round(sum(epoch["seconds"] for epoch in curve), 3),
         "peak_mebibytes": progress.peak_mebibytes,
         "weights_sha256": training.weights_sha256(progress.model),
@@ -178,10 +176,8 @@ def verify(path: Path, *, epochs: int = 1, device: str = "auto") -> list[str]:
     progress = training.train(
         configuration, record["variant"], record["seed"], fabric=fabric, epochs=epochs
     )
-    counts = _counts(configuration, record["variant"], progress.model)
-    best = TASKS[configuration.task].best(record["curve"], key=lambda e: e[record["metric"]])
-    stated = {name: record[name] for name in (*counts, "best", "last")}
-    return differences(stated, counts | {"best": best, "last": record["curve"][-1]}) + [
+    derived = _derived(configuration, record["variant"], progress.model, record["curve"])
+    return differences({name: record[name] for name in derived}, derived) + [
         f"epoch {then['epoch']}: {name} is {again[name]!r}, the record says {then[name]!r}"
         for then, again in zip(record["curve"], progress.curve, strict=False)
         for name in compared
@@ -190,10 +186,16 @@ def verify(path: Path, *, epochs: int = 1, device: str = "auto") -> list[str]:
     ]
 
 
-def _counts(configuration: Configuration, variant: str, model: nn.Module) -> dict[str, int]:
+def _derived(
+    configuration: Configuration, variant: str, model: nn.Module, curve: list[dict]
+) -> dict:
+    """What follows from the network and the curve, for a record and for who checks it."""
+    task = TASKS[configuration.task]
     return {
         "parameters": count_parameters(model),
         "nonzeros": configuration.network.nonzeros(variant),
+        "best": task.best(curve, key=lambda epoch: epoch[task.metric]),
+        "last": curve[-1],
     }
 
 

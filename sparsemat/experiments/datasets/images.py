@@ -140,12 +140,16 @@ def _cifar_release(name: str) -> tuple:
 
     release = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     archive = PublishedFile(path=release.filename, urls=(release.url,), md5=release.tgz_md5)
+
+    def parts(download: bool) -> list:
+        return [release(folder(), train=part, download=download) for part in (True, False)]
+
     try:
-        release(folder(), train=False)
+        train, test = parts(download=False)
     except RuntimeError:  # torchvision finds no whole release
         archive.fetch()
-    with locked():  # one process unpacks
-        train, test = (release(folder(), train=part, download=True) for part in (True, False))
+        with locked():  # one process unpacks
+            train, test = parts(download=True)
     return *((part.data, np.array(part.targets)) for part in (train, test)), train.classes
 
 
