@@ -71,6 +71,15 @@ def test_the_summary_has_a_row_a_variant():
     assert report.costs(found)["peak MiB"].tolist() == [3.0, 3.0]
 
 
+def test_a_metric_is_relative_to_the_native_run_with_the_same_seed():
+    found = [made_up("native", 0, 80.0), made_up("untied", 0, 60.0), made_up("native", 1, 50.0)]
+    found += [made_up("untied", 1, 60.0), made_up("tied", 0, 0.2, "etth1", "mse")]  # no native
+    table = report.relative(found).set_index("variant")
+    assert table["relative to native"].to_dict() == {"native": 1.0, "untied": 0.75}
+    assert table.loc["untied", "value"] == 60.0
+    assert report.relative(found, seed=1)["relative to native"].tolist() == [1.0, 1.2]
+
+
 def test_the_matrices_of_a_network_are_counted():
     table = report.matrices(QUICK.network)
     assert list(table.index) == ["conv1", "conv2", "conv3"]

@@ -115,6 +115,27 @@ def costs(found: list[dict]) -> pd.DataFrame:
     return table[["seconds an epoch", "peak MiB"]]
 
 
+def relative(found: list[dict], seed: int = 0) -> pd.DataFrame:
+    """The last epoch's metric of every run with one seed, and its ratio to the native network's.
+
+    Args:
+        found: Records of any experiments.
+        seed: The seed of the runs that are compared.
+
+    Returns:
+        One row a run, in the order of ``EXPERIMENTS``: ``experiment``, ``profile``, ``variant``,
+        ``metric``, ``value``, ``relative to native`` and ``parameters``. Without a native run there
+        is no row.
+    """
+    table = records.table([record for record in found if record["seed"] == seed])
+    row = ["experiment", "profile"]
+    native = table[table["variant"] == "native"].set_index(row)["metric"]
+    table = table.join(native.rename("native"), on=row, how="inner")
+    table["relative to native"] = table["metric"] / table["native"]
+    table = table.rename(columns={"metric": "value", "name": "metric"})
+    return table[[*row, "variant", "metric", "value", "relative to native", "parameters"]]
+
+
 def run_curves(found: list[dict], seed: int = 0) -> dict[str, list[float]]:
     """The metric after every epoch of an experiment's runs with one seed, native first."""
     runs = {record["variant"]: record for record in found if record["seed"] == seed}
