@@ -11,6 +11,7 @@ from math import prod
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from . import attention, convolution, linear, pooling, recurrence
 from .convolution import conv_pattern
@@ -60,7 +61,7 @@ def to_matrix(module: nn.Module, input_shape: Sequence[int]) -> tuple[SparseMatr
     """The sparse matrix and the constant of an affine module.
 
     ``W @ x.reshape(-1) + b == module(x[None])[0].reshape(-1)`` for every x of ``input_shape``.
-    Gradients of W and b reach the module's parameters.
+    Gradients of W and b reach the module's parameters. Forward hooks are not seen.
 
     Args:
         module: ``Linear``, ``Conv``, ``ConvTranspose``, ``AvgPool``, ``AdaptiveAvgPool``,
@@ -74,11 +75,10 @@ def to_matrix(module: nn.Module, input_shape: Sequence[int]) -> tuple[SparseMatr
 
     Raises:
         TypeError: The module is not affine or of no known kind; the message says what to use.
-        ValueError: The module is in a mode in which it is not affine, or does not take the shape.
+        ValueError: The module is in a mode in which it is not affine, does not take the shape, or
+            has a weight that a hook computes.
     """
-    floating = (t for t in chain(module.parameters(), module.buffers()) if t.is_floating_point())
-    like = next(floating, torch.empty(0))
-    matrix, bias, _ = _matrix(module, _shape(input_shape), like)
+    matrix, bias, _ = _matrix(module, _shape(input_shape), _like(module))
     return matrix, bias
 
 
@@ -121,6 +121,11 @@ def from_module(
     return _layer(module, _shape(input_shape), tied=tied, causal=causal, window=window)
 
 
+def _like(module: nn.Module) -> torch.Tensor:
+    floating = (t for t in chain(module.parameters(), module.buffers()) if t.is_floating_point())
+    return next(floating, torch.empty(0))
+
+
 def _rule(table: dict, *kinds: type) -> Callable:
     def register(function: Callable) -> Callable:
         table.update(dict.fromkeys(kinds, function))
@@ -147,6 +152,7 @@ def _matrix(module: nn.Module, shape: tuple[int, ...], like: torch.Tensor) -> Af
         hints = (hint for kinds, hint in HINTS.items() if isinstance(module, kinds))
         known = f"the kinds that to_matrix takes are {_torch_names(_matrices)}"
         raise TypeError(f"{type(module).__name__} is not a matrix; {next(hints, known)}")
+    _refuse_computed(module)
     return rule(module, shape, like)
 
 
@@ -326,8 +332,9 @@ def _identity(module: nn.Module, shape: tuple[int, ...], like: torch.Tensor) -> 
 def _sequential(module: nn.Sequential, shape: tuple[int, ...], like: torch.Tensor) -> Affine:
     if len(module) == 0:
         return _identity(module, shape, like)
-    matrix, bias, shape = _matrix(module[0], shape, like)
-    for part in module[1:]:
+    first, *rest = module
+    matrix, bias, shape = _matrix(first, shape, like)
+    for part in rest:
         left, constant, shape = _matrix(part, shape, like)
         matrix, bias = left @ matrix, left @ bias + constant
     return matrix, bias, shape
@@ -371,6 +378,9 @@ def _layer(module: nn.Module, shape: tuple[int, ...], **options) -> nn.Module:
             "activations, and to_matrix every affine module"
         )
     layer = rule(module, shape, options)
+    if rule is _sequential_layer:  # its parts keep their own modes
+        layer.training = module.training
+        return layer
     return layer.train(module.training)
 
 
@@ -461,25 +471,40 @@ def _attention_layer(
 
 @_rule(_layers, nn.Sequential)
 def _sequential_layer(module: nn.Sequential, shape: tuple[int, ...], options: dict) -> nn.Module:
-    layers = OrderedDict()
-    for name, part in module.named_children():
-        layers[name] = _layer(part, shape, **options)
+    layers, made = OrderedDict(), {}
+    for name, part in module._modules.items():  # named_children leaves a part out the second time
+        known = part in made and made[part][0] == shape
+        layers[name] = made[part][1] if known else _layer(part, shape, **options)
+        made.setdefault(part, (shape, layers[name]))
         with torch.no_grad():
-            like = next(part.parameters(), torch.empty(0))
-            output = deepcopy(layers[name]).eval()(like.new_zeros(1, *shape))
+            output = deepcopy(layers[name]).eval()(_like(part).new_zeros(1, *shape))
         shape = tuple((output[0] if isinstance(output, tuple) else output).shape[1:])
     return nn.Sequential(layers)
 
 
 @_rule(_layers, nn.Linear, nn.Identity, nn.Flatten, nn.Softmax, *DROPOUT, *BATCH_NORM, *ELEMENTWISE)
-@_rule(_layers, *MATRIX_CONV, *MATRIX_AVG_POOL, pooling.MaxPool2d)
 @_rule(_layers, recurrence.RNN, attention.SelfAttention, linear.SparseLinear)
 def _copy(module: nn.Module, shape: tuple[int, ...], options: dict) -> nn.Module:
     return deepcopy(module)
 
 
+@_rule(_layers, *MATRIX_CONV, *MATRIX_AVG_POOL, pooling.MaxPool2d)
+def _own_layer(module: nn.Module, shape: tuple[int, ...], options: dict) -> nn.Module:
+    if shape[1:] != module.input_size:
+        raise ValueError(f"the layer's input_size is {module.input_size}, got input_shape={shape}")
+    if isinstance(module, MATRIX_CONV) and not options["tied"]:
+        return module.untie()
+    return deepcopy(module)
+
+
 def _with_parameters(layer: nn.Module, module: nn.Module) -> nn.Module:
     """The layer with copies of the module's parameters, as trainable as they are."""
+    _refuse_computed(module)
+    if is_parametrized(module):
+        raise ValueError(
+            f"the matrix layer of {type(module).__name__} needs parameters of its own, got "
+            "parametrized ones; see torch.nn.utils.parametrize.remove_parametrizations"
+        )
     mine = dict(module.named_parameters())
     layer = layer.to_empty(device=next(iter(mine.values())).device)
     layer = layer.to(next(iter(mine.values())).dtype)
@@ -487,6 +512,16 @@ def _with_parameters(layer: nn.Module, module: nn.Module) -> nn.Module:
     for name, parameter in layer.named_parameters():
         parameter.requires_grad_(mine[name].requires_grad)
     return layer
+
+
+def _refuse_computed(module: nn.Module) -> None:
+    """Refuse a weight that a hook writes before a call: it may be stale now."""
+    for name in ("weight", "bias"):
+        if torch.is_tensor(vars(module).get(name)):
+            raise ValueError(
+                f"{name} of {type(module).__name__} must be a parameter, got a tensor that a hook "
+                "computes; make it one first, for example with torch.nn.utils.prune.remove"
+            )
 
 
 def _refuse(module: nn.Module, **required: object) -> None:

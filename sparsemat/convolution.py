@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from math import prod
+from numbers import Real
 from typing import Self
 from weakref import WeakValueDictionary
 
@@ -153,16 +154,16 @@ def padding_pairs(
     Raises:
         ValueError: The form is unknown, a number is negative, or ``"same"`` meets a stride.
     """
-    if padding == "valid":
+    if isinstance(padding, str) and padding == "valid":
         return [(0, 0)] * len(kernel)
-    if padding == "same":
+    if isinstance(padding, str) and padding == "same":
         if any(step != 1 for step in stride):
             raise ValueError(f"padding='same' needs stride 1, got stride={tuple(stride)}")
         total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         return [(t // 2, t - t // 2) for t in total]
     if isinstance(padding, str):
         raise ValueError(f"padding must be numbers, 'same' or 'valid', got {padding!r}")
-    if not isinstance(padding, int) and any(isinstance(pad, Sequence) for pad in padding):
+    if isinstance(padding, Iterable) and any(isinstance(pad, Iterable) for pad in padding):
         pairs = [as_tuple("padding", pair, 2, least=0) for pair in padding]
         if len(pairs) != len(kernel):
             raise ValueError(f"padding must have {len(kernel)} pairs, got {len(pairs)}")
@@ -178,10 +179,10 @@ def as_tuple(
     Raises:
         ValueError: The length differs, or a number is below ``least``.
     """
-    values = (value,) * (length or 1) if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Iterable) else (value,) * (length or 1)
     if length is not None and len(values) != length:
         raise ValueError(f"{name} must have {length} entries, one a dimension, got {values}")
-    if not values or any(int(v) != v or v < least for v in values):
+    if not values or any(not isinstance(v, Real) or v % 1 or v < least for v in values):
         raise ValueError(f"{name} must be integers of at least {least}, got {values}")
     return tuple(int(v) for v in values)
 
@@ -306,6 +307,8 @@ class _MatrixConv:
         self.input_size, self.output_size, self.form = input_size, outputs, form
         if not tied:
             self._untie()
+        if form == "gather":
+            choose(self.pattern, form)  # refuses a pattern that is irregular
 
     @property
     def pattern(self) -> Pattern:

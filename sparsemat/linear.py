@@ -57,7 +57,7 @@ class SparseLinear(nn.Module):
             suits the pattern if None.
 
     Raises:
-        ValueError: There is no such form.
+        ValueError: There is no such form, or the pattern does not have it.
 
     Source: chapter "What it costs".
     """
@@ -73,6 +73,7 @@ class SparseLinear(nn.Module):
         super().__init__()
         if form is not None:
             check_form(form)
+            choose(pattern, form)
         self.pattern, self.form = pattern, form
         like = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(pattern.num_parameters, **like))
@@ -155,7 +156,7 @@ class SparseLinear(nn.Module):
                 f"got {tuple(x.shape)}"
             )
         weight, bias, x = autocast(self.weight, self.bias, x)
-        vectors = x if x.ndim == 2 else x.reshape(-1, self.in_features)
+        vectors = x if x.ndim == 2 else x.reshape(x.shape[:-1].numel(), self.in_features)
         y = self.product(weight, vectors.t())
         if bias is not None:  # in place: the product keeps no output for its backward
             y.add_(bias[:, None])
@@ -189,8 +190,8 @@ class SparseLinear(nn.Module):
             int64 positions of the new entries in ``weight``, ascending.
 
         Raises:
-            ValueError: ``fraction`` or the shape of ``scores`` is wrong, entries are tied or name a
-                cell twice, or there are fewer empty cells than entries to grow.
+            ValueError: ``fraction``, the form or the shape of ``scores`` is wrong, entries are tied
+                or name a cell twice, or there are fewer empty cells than entries to grow.
 
         Source: Mocanu et al. 2018 (SET), Evci et al. 2020 (RigL).
         """
@@ -204,11 +205,14 @@ class SparseLinear(nn.Module):
                 "a pattern to rewire needs a parameter and a cell of its own for every entry, "
                 f"got {self.pattern!r}"
             )
+        if self.form == "gather":
+            raise ValueError("a layer to rewire must be free in its form, got form='gather'")
         if not 0 <= fraction <= 1:
             raise ValueError(f"fraction must lie in 0..1, got {fraction}")
         if scores is not None and scores.shape != (rows, cols):
             raise ValueError(f"scores must have shape {(rows, cols)}, got {tuple(scores.shape)}")
-        count, empty = int(fraction * len(cell)), rows * cols - len(cell)
+        count = int(fraction * len(cell) + 1e-9)  # 0.29 of 100 are 29, though 0.29 * 100 is less
+        empty = rows * cols - len(cell)
         if count > empty:
             raise ValueError(
                 f"no more entries can be grown than cells are empty, got {count} and {empty}"
@@ -240,12 +244,20 @@ class SparseLinear(nn.Module):
 
     def get_extra_state(self) -> dict[str, torch.Tensor]:
         """The pattern, for the state dict."""
-        names = ("row", "col", "index")
+        names = ("row", "col", "index", "shape", "num_parameters")
         return {name: torch.tensor(getattr(self.pattern, name)) for name in names}
 
     def set_extra_state(self, state: dict[str, torch.Tensor]) -> None:
         """Take the pattern of a state dict."""
         loaded = {name: side.cpu().numpy() for name, side in state.items()}
+        shape = tuple(map(int, loaded.pop("shape", self.pattern.shape)))
+        number = int(loaded.pop("num_parameters", len(self.weight)))
+        if shape != self.pattern.shape:
+            raise ValueError(
+                f"a state must be of the layer's shape {self.pattern.shape}, got {shape}"
+            )
+        if number != len(self.weight):
+            return  # torch reports the weight's length
         if not all(np.array_equal(getattr(self.pattern, name), loaded[name]) for name in loaded):
             self.pattern = Pattern(self.pattern.shape, **loaded, num_parameters=len(self.weight))
 

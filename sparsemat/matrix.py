@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class SparseMatrix:
     r"""The matrix $W(\theta)$ of a pattern: ``W[row[k], col[k]] += theta[index[k]]``.
 
-    Products and conversions are differentiable with respect to ``theta``.
+    Products and conversions are differentiable with respect to ``theta``, but for ``to_scipy``.
 
     Args:
         pattern: Where the matrix may be nonzero and which parameter sits there.
@@ -27,7 +27,7 @@ class SparseMatrix:
             ``pattern.num_parameters`` entries.
 
     Raises:
-        ValueError: ``theta`` has the wrong number of entries.
+        ValueError: ``theta`` has the wrong number of entries, or is complex.
     """
 
     def __init__(self, pattern: Pattern, theta: torch.Tensor) -> None:
@@ -37,6 +37,8 @@ class SparseMatrix:
                 f"theta must hold num_parameters={pattern.num_parameters} values, "
                 f"got {theta.numel()} (shape {tuple(theta.shape)})"
             )
+        if theta.is_complex():
+            raise ValueError(f"theta must be real, got dtype {theta.dtype}")
         if not theta.is_floating_point():
             theta = theta.to(torch.get_default_dtype())
         self.pattern = pattern
@@ -102,10 +104,14 @@ class SparseMatrix:
         return csr_tensor(crow, matrix._index("col"), matrix.values, self.shape)
 
     def to_scipy(self) -> scipy.sparse.csr_array:
-        """A ``scipy.sparse.csr_array`` on the CPU; duplicates are summed. Needs SciPy."""
+        """A ``scipy.sparse.csr_array`` on the CPU; duplicates are summed. Needs SciPy.
+
+        SciPy has no types of 16 bits: they become float32.
+        """
         import scipy.sparse
 
-        values = self.values.detach().cpu().numpy()
+        values = self.values.detach().cpu()
+        values = (values.float() if values.itemsize == 2 else values).numpy()
         entries = values, (self.pattern.row, self.pattern.col)
         return scipy.sparse.coo_array(entries, shape=self.shape).tocsr()
 

@@ -61,6 +61,10 @@ class Pattern:
         if len(set(lengths)) != 1:
             raise ValueError(f"row, col and index must have one length, got {lengths}")
 
+    def __reduce__(self) -> tuple:
+        # made anew, so that the arrays stay read-only and nothing that was cached is stored
+        return type(self), (self.shape, self.row, self.col, self.index, self.num_parameters)
+
     def __deepcopy__(self, memo: dict) -> Pattern:
         return self  # nothing in it can change
 

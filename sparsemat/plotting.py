@@ -152,5 +152,5 @@ def curves(
 
 
 def _figsize(rows: int, cols: int, most: float = 4.5) -> tuple[float, float]:
-    scale = most / max(rows, cols)
+    scale = most / max(rows, cols, 1)
     return max(1.2, cols * scale), max(1.2, rows * scale) + 0.3

@@ -12,6 +12,7 @@ from .convolution import as_tuple, combine_axes
 from .matrix import SparseMatrix
 from .pattern import Pattern
 from .products import GatherProduct, GeneralProduct, choose
+from .products.indices import DeviceIndices
 
 
 def avg_pool_pattern(
@@ -268,7 +269,7 @@ class MaxPool2d(torch.nn.MaxPool2d):
                 f"input_size={input_size}, padding={padding} and dilation={dilation}"
             )
         # row k: the k-th cell of every window, -1 outside; no buffer, as torch saves no state
-        self._cells = torch.from_numpy(pixel.T.copy())
+        self._cells = DeviceIndices(pixel=pixel.T)
 
     def selection(self, x: torch.Tensor) -> SparseMatrix:
         """The matrix S(x) of one image, whose only values are ones.
@@ -318,7 +319,7 @@ class MaxPool2d(torch.nn.MaxPool2d):
 
     def _first_maximisers(self, features: torch.Tensor) -> torch.Tensor:
         """The pixel that each output selects, ``(channels, outputs, N)``."""
-        cells = self._cells = self._cells.to(features.device)
+        cells = self._cells.on(features.device).pixel.long()
         first = cells.gather(0, (cells >= 0).to(torch.uint8).argmax(0, keepdim=True))[0]
         best = features.index_select(1, first)
         chosen = first[:, None].expand(best.shape).contiguous()

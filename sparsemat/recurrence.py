@@ -62,7 +62,8 @@ class RNN(nn.Module):
     r"""A recurrent layer $h_t = f(W_h h_{t-1} + W_x x_t + b)$, solved as one sparse system.
 
     Parameters, their initial values and the call are those of ``torch.nn.RNN``, and state dicts
-    load across; the linear activation is added.
+    load across, but sequences are batch first unless told otherwise, and packed sequences are not
+    taken. The linear activation is added.
 
     Args:
         input_size: Features d of an input.

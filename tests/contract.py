@@ -116,6 +116,37 @@ class LayerContract:
         assert_near(mine.grad, theirs.grad)
         self.assert_parameter_gradients(case)
 
+    def test_inference_before_training_changes_nothing(self, build):
+        case = build(torch.float64)
+        x, expected = (self.inputs(case).requires_grad_() for _ in range(2))
+        with torch.inference_mode():
+            case.layer(x)
+        case.layer(x).sum().backward()
+        case.reference(expected).sum().backward()
+        assert_near(x.grad, expected.grad)
+
+    def test_the_backward_pass_may_run_inside_autocast(self, build):
+        gradients = []
+        for inside in (False, True):
+            case = build(torch.float32)
+            x = self.inputs(case, torch.float32).requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = case.layer(x).float().square().sum()
+                if inside:
+                    loss.backward()
+            if not inside:
+                loss.backward()
+            gradients.append([x.grad, *(p.grad for p in case.layer.parameters())])
+        for outside, inside in zip(*gradients, strict=True):
+            scale = outside.abs().max().item()
+            torch.testing.assert_close(inside, outside, rtol=0, atol=2e-2 * max(scale, 1))
+
+    def test_shapes_without_data(self, build):
+        case = build(torch.float32)
+        x = self.inputs(case, torch.float32)
+        assert deepcopy(case.layer).to("meta")(x.to("meta")).shape == case.reference(x).shape
+        assert_near(case.layer(x), case.reference(x))
+
     def assert_parameter_gradients(self, case):
         theirs = dict(case.reference.named_parameters())
         assert theirs.keys() == dict(case.layer.named_parameters()).keys()

@@ -2,7 +2,8 @@
 
 Every product is linear in the parameters and in the vectors, features first: ``x`` has shape
 ``(cols, n)``, one column a vector, and the result ``(rows, n)``. Which product serves a pattern is
-chosen from the pattern's structure alone; :func:`choose` says which and why.
+chosen from the pattern's structure alone; :func:`choose` says which and why. Gradients are first
+derivatives: they cannot be differentiated again.
 """
 
 from __future__ import annotations
@@ -73,5 +74,8 @@ def matmul(pattern: Pattern, theta: torch.Tensor, x: torch.Tensor) -> torch.Tens
 
     Returns:
         Tensor of shape ``(rows, n)``.
+
+    Raises:
+        ValueError: A shape or type does not fit.
     """
     return choose(pattern)(theta, x)

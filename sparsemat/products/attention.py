@@ -51,7 +51,7 @@ class AttentionProduct:
     def __repr__(self) -> str:
         sizes = f"T={self.tokens}, d={self.dim}, softmax={self.softmax}"
         mask = f"causal={self.causal}, window={self.window}"
-        mask += "" if self.mask is None else f", mask={self.mask.__name__}"
+        mask += "" if self.mask is None else f", mask={getattr(self.mask, '__name__', self.mask)}"
         return f"AttentionProduct({sizes}, {mask}): {self.form}, {self.why}"
 
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -59,6 +59,11 @@ class AttentionProduct:
         tokens, dim = self.tokens, self.dim
         if q.shape[-2:] != (tokens, dim):
             raise ValueError(f"q must be (..., {tokens}, {dim}), got {tuple(q.shape)}")
+        for name, side in (("k", k), ("v", v)):
+            if side.shape != q.shape:
+                raise ValueError(
+                    f"{name} must have the shape of q {tuple(q.shape)}, got {tuple(side.shape)}"
+                )
         if self.form == "flex":
             from .flex import flex  # its import takes most of a second
 
@@ -107,6 +112,8 @@ def choose(
     Raises:
         ValueError: There is no such form of this product.
     """
+    if window is not None and window < 0:
+        raise ValueError(f"window must be at least 0, got {window}")
     if form is not None:
         check_form(form, softmax=softmax, causal=causal, window=window, mask=mask)
         why = "as asked"
@@ -266,6 +273,7 @@ def _band(
     window: int,
 ) -> torch.Tensor:
     tokens, dim = q.shape[-2:]
+    window = min(window, tokens - 1)
     q = _split(q * dim**-0.5, BAND_BLOCK)
     after = 0 if causal else window
     width = window + BAND_BLOCK + after

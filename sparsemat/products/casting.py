@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+
 import torch
 
 
@@ -15,7 +18,21 @@ def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         The same, cast where autocast is on; float64 is left as it is.
     """
     device = tensors[-1].device.type
-    if not torch.is_autocast_enabled(device):
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
+def as_given(function: Callable) -> Callable:
+    """A step of an autograd function that takes its products in the types of its tensors."""
+
+    @wraps(function)
+    def plain(ctx, tensor: torch.Tensor, *rest):
+        device = tensor.device.type
+        if not torch.amp.is_autocast_available(device):
+            return function(ctx, tensor, *rest)
+        with torch.autocast(device, enabled=False):
+            return function(ctx, tensor, *rest)
+
+    return plain

@@ -32,6 +32,8 @@ def flex(
     Raises:
         NotImplementedError: Gradients are wanted on a CPU; torch has none there.
     """
+    if q.numel() == 0:
+        return torch.zeros_like(v)
     sizes = q.shape[:-3].numel(), *q.shape[-3:-1]
     if mask is None:
         blocks = _fixed_blocks(sizes[2], causal, window, q.device)

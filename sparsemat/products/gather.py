@@ -23,8 +23,11 @@ import numpy as np
 import torch
 
 from ..pattern import Pattern
+from .casting import as_given
+from .indices import check_operands
 
 BLOCK_BYTES = 1 << 20
+MOST_WIDTHS = 16  # widths of vectors whose tables are kept
 # table entries a stored entry; beyond it the absent entries cost more than they save
 MOST_FILL = 2.0
 
@@ -92,6 +95,7 @@ class GatherProduct:
 
     def __call__(self, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Theta ``(num_parameters,)`` and x ``(cols, n)`` to y ``(rows, n)``."""
+        check_operands(self, theta, x)
         return _GatheredProduct.apply(theta, x, self)
 
     @classmethod
@@ -148,13 +152,15 @@ class GatherProduct:
         return padded
 
     def runs(self, x: torch.Tensor) -> list[Run]:
-        """The blocks for vectors like ``x``, made once a width and device."""
+        """The blocks for vectors like ``x``, kept for the last widths and devices."""
         groups, _, slots, positions = self.sizes
         many = max(1, BLOCK_BYTES // (slots * max(1, x.shape[1]) * x.element_size()))
         step_l = min(positions, many)
         step_g = min(groups, max(1, many // positions))
         key = (step_g, step_l, x.device)
         if key not in self._runs:
+            if len(self._runs) >= MOST_WIDTHS:
+                self._runs.pop(next(iter(self._runs)))
             widths = (self._params[:, 0] >= 0).sum(1)
             borders = [0, *(np.flatnonzero(np.diff(widths)) + 1), groups]
             self._runs[key] = [
@@ -187,6 +193,7 @@ class GatherProduct:
 
 class _GatheredProduct(torch.autograd.Function):
     @staticmethod
+    @as_given
     def forward(ctx, theta: torch.Tensor, x: torch.Tensor, product: GatherProduct):
         ctx.product = product
         ctx.save_for_backward(theta, x)
@@ -194,6 +201,7 @@ class _GatheredProduct(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @as_given
     def backward(ctx, grad: torch.Tensor):
         product, (theta, x) = ctx.product, ctx.saved_tensors
         wants_theta, wants_x, _ = ctx.needs_input_grad

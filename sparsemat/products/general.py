@@ -13,7 +13,8 @@ import torch
 from torch.nn.functional import embedding_bag
 
 from ..pattern import Pattern
-from .indices import DeviceIndices, csr_tensor
+from .casting import as_given
+from .indices import DeviceIndices, check_operands, csr_tensor
 
 BLOCK_BYTES = 1 << 20
 # from here on all cells of a dense product cost less than the stored ones one by one
@@ -59,6 +60,7 @@ class GeneralProduct:
 
     def __call__(self, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Theta ``(num_parameters,)`` and x ``(cols, n)`` to y ``(rows, n)``."""
+        check_operands(self, theta, x)
         if self.stored_by_row:
             values = theta
         else:
@@ -68,6 +70,7 @@ class GeneralProduct:
 
 class _WeightedRowSum(torch.autograd.Function):
     @staticmethod
+    @as_given
     def forward(ctx, values: torch.Tensor, x: torch.Tensor, product: GeneralProduct):
         ctx.strides = x.stride()
         x = x.contiguous()
@@ -78,6 +81,7 @@ class _WeightedRowSum(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @as_given
     def backward(ctx, grad: torch.Tensor):
         values, x = ctx.saved_tensors
         at = ctx.product.indices.on(x.device)

@@ -29,7 +29,8 @@ def allowed(
         torch.arange(size, device=q.device).view(shape)
         for size, shape in ((q.shape[:-3].numel(), (-1, 1, 1, 1)), (q.shape[-3], (-1, 1, 1)))
     )
-    return (seen & mask(n, head, at[:, None], at)).expand(*q.shape[:-2], -1, -1)
+    seen = seen & mask(n, head, at[:, None], at)
+    return seen.expand(len(n), len(head), -1, -1).reshape(*q.shape[:-2], *seen.shape[-2:])
 
 
 def near(i: torch.Tensor, j: torch.Tensor, causal: bool, window: int | None) -> torch.Tensor:

@@ -14,7 +14,7 @@ from math import isqrt
 
 import torch
 
-from .casting import autocast
+from .casting import as_given, autocast
 
 SMALL_STEP = 512  # entries of a state below which a step is mostly overhead
 CHUNKED_STEPS = 32  # fewer are not worth two passes
@@ -150,6 +150,7 @@ def check_form(form: str, activation: str) -> None:
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
+    @as_given
     def forward(ctx, inputs, weight, initial, product):
         forward = weight if weight.ndim == 1 else weight.mT
         ctx.product = product
@@ -169,6 +170,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @as_given
     def backward(ctx, grad):
         weight, initial, states = ctx.saved_tensors
         product = ctx.product
