@@ -6,6 +6,7 @@ from contract import TOLERANCE, assert_near
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
 import sparsemat as sm
 
@@ -319,6 +320,64 @@ def test_making_a_layer_leaves_running_statistics_alone():
     module = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
     layer = sm.from_module(module, (2,))
     assert layer[0].num_batches_tracked == module[0].num_batches_tracked == 0
+
+
+def test_a_part_that_stands_twice_is_made_once_and_kept_twice():
+    part = nn.Tanh()
+    module = nn.Sequential(nn.Linear(4, 4), part, nn.Linear(4, 4), part)
+    layer = sm.from_module(module, (4,))
+    x = torch.randn(3, 4)
+    assert len(layer) == 4 and layer[1] is layer[3]
+    assert_near(layer(x), module(x))
+
+
+def test_parts_keep_their_own_mode():
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    module[1].eval()
+    layer = sm.from_module(module, (1, 6, 6))
+    assert layer.training and layer[0].training and not layer[1].training
+
+
+def test_a_part_may_have_buffers_only():
+    module = nn.Sequential(nn.BatchNorm1d(4, affine=False), nn.Linear(4, 2)).double().eval()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    assert_near(sm.from_module(module, (4,))(x), module(x))
+
+
+def test_a_layer_of_this_library_is_copied_or_untied():
+    module = sm.Conv2d(1, 2, 3, 6)
+    assert sm.from_module(module, (1, 6, 6)).tied
+    untied, x = sm.from_module(module, (1, 6, 6), tied=False), torch.randn(2, 1, 6, 6)
+    assert not untied.tied
+    assert_near(untied(x), module(x))
+    with pytest.raises(ValueError, match=r"input_size is \(6, 6\), got input_shape=\(1, 9, 9\)"):
+        sm.from_module(module, (1, 9, 9))
+
+
+def test_a_subclass_of_a_sequence_has_a_matrix():
+    class Block(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(3, 4), nn.Linear(4, 2))
+
+    W, b = sm.to_matrix(Block(), (3,))
+    assert W.shape == (2, 3) and b.shape == (2,)
+
+
+@pytest.mark.parametrize("change", [sm.to_matrix, sm.from_module], ids=lambda f: f.__name__)
+def test_a_weight_that_a_hook_computes_is_refused(change):
+    module = prune.l1_unstructured(nn.Conv2d(1, 2, 3), "weight", 0.5)
+    with pytest.raises(ValueError, match=r"weight of Conv2d must be a parameter.*prune\.remove"):
+        change(module, (1, 6, 6))
+    change(prune.remove(module, "weight"), (1, 6, 6))
+
+
+def test_a_parametrized_weight_has_a_matrix_and_no_layer():
+    module = nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 2, 3))
+    x = torch.randn(1, 6, 6)
+    W, b = sm.to_matrix(module, (1, 6, 6))
+    assert_near(W @ x.reshape(-1) + b, module(x[None]).reshape(-1))
+    with pytest.raises(ValueError, match="needs parameters of its own, got parametrized ones"):
+        sm.from_module(module, (1, 6, 6))
 
 
 def test_an_untied_sequence_computes_the_same_and_trains_more():

@@ -280,6 +280,12 @@ ERRORS = {
     "stride must be integers of at least 1, got (0, 0)": ((1, 1, 1, 5), {"stride": 0}),
     "dilation must be integers of at least 1, got (0, 0)": ((1, 1, 1, 5), {"dilation": 0}),
     "padding must be integers of at least 0, got (-1, -1)": ((1, 1, 1, 5), {"padding": -1}),
+    "stride must be integers of at least 1, got (None, None)": ((1, 1, 1, 5), {"stride": None}),
+    "kernel_size must be integers of at least 1, got (2.5, 2.5)": ((1, 1, 2.5, 5), {}),
+    "form 'gather' needs a regular pattern, got GeneralProduct": (
+        (1, 1, 3, 3),
+        {"padding": 1, "stride": 2, "form": "gather"},
+    ),
     "kernel_size must have 2 entries, one a dimension, got (1, 1, 1)": ((1, 1, (1, 1, 1), 5), {}),
     "input_size must have 2 entries, one a dimension, got (5,)": ((1, 1, 1, (5,)), {}),
     "padding='same' needs stride 1, got stride=(2, 2)": (
@@ -313,6 +319,11 @@ def test_bad_arguments_are_named(message):
 def test_pairs_of_padding_must_be_one_a_dimension():
     with pytest.raises(ValueError, match="padding must have 2 pairs, got 1"):
         sm.conv_pattern(1, 1, (4, 4), 2, padding=[(0, 1)])
+
+
+def test_sizes_may_be_numbers_of_numpy():
+    same = sm.conv_pattern(1, 1, (6, 6), 3, padding=1)
+    assert sm.conv_pattern(1, 1, (6, 6), np.int64(3), padding=np.array([1, 1])).equals(same)
 
 
 def test_padding_may_differ_before_and_after():

@@ -149,6 +149,10 @@ ERRORS = {
     "window too long": (lambda: sm.lag_pattern(3, 4), "window=4 and steps=3"),
     "window of nothing": (lambda: sm.lag_pattern(3, 0), "window=0"),
     "negative size": (lambda: sm.commutation_order(-1, 2), "got -1 and 2"),
+    "negative sizes": (
+        lambda: sm.channels_last_order(3, [-2, -2]),
+        r"channels and size must be at least 0, got 3 and \(-2, -2\)",
+    ),
     "order that repeats": (lambda: sm.permutation_pattern([0, 0]), "permutation of 0..1"),
 }
 

@@ -305,6 +305,36 @@ def test_the_state_dict_holds_the_rewired_pattern():
     assert torch.equal(fresh(x), layer(x))
 
 
+def test_a_state_that_does_not_fit_leaves_the_matrix_alone():
+    layer = SparseLinear(mask_pattern(random_mask(6, 9)))
+    before = layer.matrix().to_dense().clone()
+    full = torch.ones(6, 9, dtype=torch.bool)
+    with pytest.raises(RuntimeError, match="size mismatch for weight"):
+        layer.load_state_dict(SparseLinear(mask_pattern(full)).state_dict())
+    assert torch.equal(layer.matrix().to_dense(), before)
+    wider = torch.zeros(6, 12, dtype=torch.bool)
+    wider[:, :8] = True
+    with pytest.raises(ValueError, match=r"shape \(6, 9\), got \(6, 12\)"):
+        layer.load_state_dict(SparseLinear(mask_pattern(wider)).state_dict())
+    assert torch.equal(layer.matrix().to_dense(), before)
+
+
+def test_a_share_of_the_entries_is_what_it_says():
+    layer = SparseLinear(mask_pattern(torch.eye(100, dtype=torch.bool)))
+    assert len(layer.prune_and_regrow(0.29)) == 29  # though 0.29 * 100 is less in floating point
+
+
+def test_a_form_that_rewiring_would_break_is_refused():
+    layer = SparseLinear(sm.conv_pattern(2, 3, 5, 2).untied(), form="gather")
+    with pytest.raises(ValueError, match="free in its form, got form='gather'"):
+        layer.prune_and_regrow(0.5)
+
+
+def test_a_layer_without_inputs_gives_its_bias():
+    layer = SparseLinear(mask_pattern(torch.ones(3, 0, dtype=torch.bool)))
+    assert torch.equal(layer(torch.zeros(2, 4, 0)), layer.bias.expand(2, 4, 3))
+
+
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW], ids=str)
 def test_an_optimizer_without_state_is_left_alone(optimizer):
     layer = SparseLinear(mask_pattern(random_mask(6, 9)))

@@ -1,5 +1,7 @@
 """Patterns against brute force over their triples and against scipy.sparse."""
 
+import pickle
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -154,6 +156,17 @@ def test_arrays_are_copied_and_read_only():
     assert pattern.row.tolist() == [0, 1]
     with pytest.raises(ValueError, match="read-only"):
         pattern.row[0] = 1
+
+
+def test_a_pattern_from_a_file_is_read_only_too():
+    pattern = conv_pattern(1, 1, 5, 3, padding=1)
+    size = len(pickle.dumps(pattern))
+    assert pattern.T.nnz == pattern.nnz
+    assert len(pickle.dumps(pattern)) == size  # what was cached is not stored
+    again = pickle.loads(pickle.dumps(pattern))
+    assert again.equals(pattern)
+    with pytest.raises(ValueError, match="read-only"):
+        again.row[0] = 1
 
 
 def test_indices_are_int64_and_do_not_overflow():

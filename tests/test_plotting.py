@@ -69,6 +69,23 @@ def test_spy_draws_where_it_is_told():
     assert ax.get_title() == "mine"
 
 
+def test_a_corner_is_the_part_that_is_drawn():
+    pattern = sm.conv_pattern(1, 1, (4, 4), 3, padding=1)
+    part = plotting.corner(pattern, 5)
+    assert part.shape == (5, 5)
+    theta = torch.arange(1.0, 10)
+    used = np.unique(pattern.index[(pattern.row < 5) & (pattern.col < 5)])
+    whole = pattern.fill(theta).to_dense()[:5, :5]
+    assert torch.equal(part.fill(theta[used]).to_dense(), whole)
+    assert plotting.corner(pattern, 99).equals(pattern)
+    with pytest.raises(ValueError, match="size must be at least 1, got 0"):
+        plotting.corner(pattern, 0)
+
+
+def test_a_pattern_without_cells_is_drawn():
+    plotting.spy(sm.Pattern((0, 0), [], [], [], 0))
+
+
 def test_curves_start_at_step_one():
     ax = plotting.curves({"a": [3, 2], "b": [1, 4, 5]}, xlabel="epoch", log=True)
     assert [line.get_xdata().tolist() for line in ax.lines] == [[1, 2], [1, 2, 3]]

@@ -1,5 +1,7 @@
 """Every product against a float64 dense truth and against the others, forward and backward."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -285,6 +287,38 @@ def test_a_form_can_be_asked_for():
         choose(CONV, "csr")
 
 
+@pytest.mark.parametrize("pattern", [CONV, CASES["random"]], ids=["gather", "general"])
+def test_operands_that_do_not_fit_are_refused(pattern):
+    theta, x = inputs(pattern)
+    with pytest.raises(ValueError, match=r"theta must have shape \(num_parameters,\)="):
+        matmul(pattern, theta.repeat(2), x)
+    with pytest.raises(ValueError, match=rf"x must have shape .* cols={pattern.shape[1]}, got"):
+        matmul(pattern, theta, x[:-1])
+    with pytest.raises(ValueError, match=r"one type, got torch\.float64 and torch\.float32"):
+        matmul(pattern, theta, x.float())
+
+
+@pytest.mark.parametrize("pattern", [CONV, CASES["random"]], ids=["gather", "general"])
+def test_there_are_first_derivatives_only(pattern):
+    theta, x = (side.requires_grad_() for side in inputs(pattern))
+    (grad,) = torch.autograd.grad(
+        matmul(pattern, theta, x).square().sum(), theta, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_tables_of_few_widths_are_kept():
+    pattern = conv_pattern(64, 64, (9, 9), 3)
+    product = choose(pattern)
+    theta = torch.randn(pattern.num_parameters)
+    for n in range(1, 60):
+        x = torch.randn(pattern.shape[1], n)
+        product(theta, x)
+    assert len(product._runs) <= 16
+    torch.testing.assert_close(product(theta, x[:, :1]), product(theta, x)[:, :1])
+
+
 # recurrences
 
 
@@ -562,6 +596,16 @@ def test_masks_may_look_at_data(softmax, mask, fixed):
             torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-10)
 
 
+def test_a_mask_may_look_at_the_texts_where_there_is_no_batch():
+    q, k, v = (side[0].detach() for side in heads(9))
+    for form in ("square", "fused"):
+        one = attend(q, k, v, mask=DATA_MASKS["padding"], form=form)
+        many = attend(q[None], k[None], v[None], mask=DATA_MASKS["padding"], form=form)
+        torch.testing.assert_close(one, many[0])
+    with pytest.raises(ValueError, match=r"q must be .*heads, T, d_k.*, got \(9, 4\)"):
+        attend(q[0], k[0], v[0], mask=DATA_MASKS["padding"])
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("fixed", [{}, {"causal": True}, {"window": 2}], ids=str)
 def test_flex_attention_sees_what_the_square_sees(fixed):
@@ -606,6 +650,34 @@ NO_FORM = {
 def test_forms_that_attention_has_not_are_refused(options, rule):
     with pytest.raises(ValueError, match=rule):
         attend(*heads(5), **options)
+
+
+@pytest.mark.parametrize("softmax", [True, False], ids=["softmax", "linear"])
+def test_keys_and_values_are_of_the_shape_of_the_queries(softmax):
+    q, k, v = heads(9)
+    with pytest.raises(ValueError, match=r"k must have the shape of q .*9, 4\), got .*8, 4\)"):
+        attend(q, k[..., :8, :], v, softmax=softmax)
+    with pytest.raises(ValueError, match="v must have the shape of q"):
+        attend(q, k, v[..., :3], softmax=softmax)
+    with pytest.raises(ValueError, match="window must be at least 0, got -1"):
+        attend(q, k, v, softmax=softmax, window=-1)
+
+
+def test_a_window_beyond_the_text_is_the_whole_text():
+    q, k, v = heads(9)
+    torch.testing.assert_close(attend(q, k, v, window=10**9, form="band"), attend(q, k, v))
+
+
+def test_no_text_has_no_attention():
+    q = torch.zeros(0, 2, 9, 4)
+    assert attend(q, q, q, form="flex").shape == q.shape
+
+
+def test_a_mask_without_a_name_is_shown():
+    mask = partial(lambda n, head, i, j: j <= i)
+    assert "mask=functools.partial" in repr(
+        attention_products.choose(5, 4, softmax=True, mask=mask)
+    )
 
 
 def test_a_product_of_attention_serves_its_length_only():

@@ -110,7 +110,7 @@ def choose(
         A callable ``product(q, k, v) -> y``; its ``repr`` says which form it is and why.
 
     Raises:
-        ValueError: There is no such form of this product.
+        ValueError: There is no such form of this product, or the window is negative.
     """
     if window is not None and window < 0:
         raise ValueError(f"window must be at least 0, got {window}")
@@ -198,13 +198,15 @@ def attend(
         mask: A function ``(n, head, i, j)`` of index tensors that says whether token i of sequence
             n may see token j, as torch's flex_attention takes it; it may look at data, such as
             lengths. A token sees what causal, window and mask all allow, which must be something.
+            The tensors are then ``(n, heads, T, d_k)`` or ``(heads, T, d_k)``.
         form: A form of :class:`AttentionProduct`; the one that suits the sizes if None.
 
     Returns:
         Tensor of the shape of ``v``.
 
     Raises:
-        ValueError: There is no such form of this product.
+        ValueError: There is no such form of this product, the shapes differ, or the window is
+            negative.
     """
     rules = {"softmax": softmax, "causal": causal, "window": window, "mask": mask}
     return choose(*q.shape[-2:], **rules, device=q.device, form=form)(q, k, v)

@@ -20,7 +20,14 @@ def allowed(
         causal: As for :func:`attend`.
         window: As for :func:`attend`.
         mask: As for :func:`attend`; then q is ``(n, heads, T, d_k)`` or ``(heads, T, d_k)``.
+
+    Raises:
+        ValueError: There is a mask, and q has no axis of heads.
     """
+    if mask is not None and q.ndim < 3:
+        raise ValueError(
+            f"with a mask, q must be (n, heads, T, d_k) or (heads, T, d_k), got {tuple(q.shape)}"
+        )
     at = torch.arange(q.shape[-2], device=q.device)
     seen = near(at[:, None], at, causal, window)
     if mask is None:
