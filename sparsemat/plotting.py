@@ -67,9 +67,16 @@ def spy(
 
     Returns:
         The axes. A cell named by several triples shows the colour of the last.
+
+    Raises:
+        ValueError: There are no rows or no columns, or a block has none.
     """
     pattern = getattr(pattern, "pattern", pattern)
     rows, cols = pattern.shape
+    if min(rows, cols, *(blocks or (1, 1))) < 1:
+        raise ValueError(
+            f"shape and blocks must be at least 1, got {pattern.shape} and blocks={blocks}"
+        )
     ax = ax or plt.subplots(figsize=_figsize(rows, cols))[1]
     image = np.full(pattern.shape, np.nan)
     image[pattern.row, pattern.col] = pattern.index
@@ -152,5 +159,5 @@ def curves(
 
 
 def _figsize(rows: int, cols: int, most: float = 4.5) -> tuple[float, float]:
-    scale = most / max(rows, cols, 1)
+    scale = most / max(rows, cols)
     return max(1.2, cols * scale), max(1.2, rows * scale) + 0.3

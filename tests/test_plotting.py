@@ -82,8 +82,11 @@ def test_a_corner_is_the_part_that_is_drawn():
         plotting.corner(pattern, 0)
 
 
-def test_a_pattern_without_cells_is_drawn():
-    plotting.spy(sm.Pattern((0, 0), [], [], [], 0))
+@pytest.mark.parametrize(("shape", "blocks"), [((0, 3), None), ((3, 3), (0, 1))], ids=str)
+def test_what_has_no_cells_is_not_drawn(shape, blocks):
+    with pytest.raises(ValueError, match="shape and blocks must be at least 1, got"):
+        plotting.spy(sm.Pattern(shape, [], [], [], 0), blocks=blocks)
+    assert not plt.get_fignums()
 
 
 def test_curves_start_at_step_one():
