@@ -158,18 +158,20 @@ class GatherProduct:
         step_l = min(positions, many)
         step_g = min(groups, max(1, many // positions))
         key = (step_g, step_l, x.device)
-        if key not in self._runs:
-            if len(self._runs) >= MOST_WIDTHS:
-                self._runs.pop(next(iter(self._runs)))
+        runs = self._runs.get(key)
+        if runs is None:
             widths = (self._params[:, 0] >= 0).sum(1)
             borders = [0, *(np.flatnonzero(np.diff(widths)) + 1), groups]
-            self._runs[key] = [
+            runs = [
                 run
                 for first, stop in pairwise(borders)
                 for g in range(first, stop, step_g)
                 for run in self._split(slice(g, min(g + step_g, stop)), step_l, x.device)
             ]
-        return self._runs[key]
+            if len(self._runs) >= MOST_WIDTHS:
+                self._runs.pop(next(iter(self._runs)), None)
+            self._runs[key] = runs
+        return runs
 
     def _split(self, groups: slice, step: int, device: torch.device) -> list[Run]:
         """The runs of some groups: blocks with the same slots together."""
