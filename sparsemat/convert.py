@@ -96,7 +96,8 @@ def from_module(
         module: ``Conv1d`` to ``Conv3d``, ``AvgPool1d`` to ``AvgPool3d``, ``MaxPool2d``, ``RNN``,
             ``MultiheadAttention`` (as self-attention: called with one argument), a ``Sequential``
             of these, or a module that is its own matrix layer (``Linear``, activations, ...), which
-            is copied.
+            is copied. A part that a ``Sequential`` holds twice is shared where its inputs have one
+            shape, and becomes two layers where they have two.
         input_shape: Shape of one input, without the batch axis.
         tied: Whether the positions of a convolution share its kernel.
         causal: Whether token i of an attention sees only tokens ``j <= i``.
@@ -473,9 +474,9 @@ def _attention_layer(
 def _sequential_layer(module: nn.Sequential, shape: tuple[int, ...], options: dict) -> nn.Module:
     layers, made = OrderedDict(), {}
     for name, part in module._modules.items():  # named_children leaves a part out the second time
-        known = part in made and made[part][0] == shape
-        layers[name] = made[part][1] if known else _layer(part, shape, **options)
-        made.setdefault(part, (shape, layers[name]))
+        if (part, shape) not in made:
+            made[part, shape] = _layer(part, shape, **options)
+        layers[name] = made[part, shape]
         with torch.no_grad():
             output = deepcopy(layers[name]).eval()(_like(part).new_zeros(1, *shape))
         shape = tuple((output[0] if isinstance(output, tuple) else output).shape[1:])
@@ -485,6 +486,7 @@ def _sequential_layer(module: nn.Sequential, shape: tuple[int, ...], options: di
 @_rule(_layers, nn.Linear, nn.Identity, nn.Flatten, nn.Softmax, *DROPOUT, *BATCH_NORM, *ELEMENTWISE)
 @_rule(_layers, recurrence.RNN, attention.SelfAttention, linear.SparseLinear)
 def _copy(module: nn.Module, shape: tuple[int, ...], options: dict) -> nn.Module:
+    _refuse_computed(module)
     return deepcopy(module)
 
 
@@ -492,6 +494,8 @@ def _copy(module: nn.Module, shape: tuple[int, ...], options: dict) -> nn.Module
 def _own_layer(module: nn.Module, shape: tuple[int, ...], options: dict) -> nn.Module:
     if shape[1:] != module.input_size:
         raise ValueError(f"the layer's input_size is {module.input_size}, got input_shape={shape}")
+    if isinstance(module, MATRIX_CONV) and shape[0] != module.in_channels:
+        raise ValueError(f"the layer's in_channels is {module.in_channels}, got {shape[0]}")
     if isinstance(module, MATRIX_CONV) and not options["tied"]:
         return module.untie()
     return deepcopy(module)
@@ -500,7 +504,7 @@ def _own_layer(module: nn.Module, shape: tuple[int, ...], options: dict) -> nn.M
 def _with_parameters(layer: nn.Module, module: nn.Module) -> nn.Module:
     """The layer with copies of the module's parameters, as trainable as they are."""
     _refuse_computed(module)
-    if is_parametrized(module):
+    if any(map(is_parametrized, module.modules())):
         raise ValueError(
             f"the matrix layer of {type(module).__name__} needs parameters of its own, got "
             "parametrized ones; see torch.nn.utils.parametrize.remove_parametrizations"
@@ -516,12 +520,14 @@ def _with_parameters(layer: nn.Module, module: nn.Module) -> nn.Module:
 
 def _refuse_computed(module: nn.Module) -> None:
     """Refuse a weight that a hook writes before a call: it may be stale now."""
-    for name in ("weight", "bias"):
-        if torch.is_tensor(vars(module).get(name)):
-            raise ValueError(
-                f"{name} of {type(module).__name__} must be a parameter, got a tensor that a hook "
-                "computes; make it one first, for example with torch.nn.utils.prune.remove"
-            )
+    for part in module.modules():
+        for name, value in vars(part).items():
+            sources = {f"{name}_orig", f"{name}_g"}  # of pruning, and of torch's old weight_norm
+            if torch.is_tensor(value) and sources & part._parameters.keys():
+                raise ValueError(
+                    f"{name} of {type(part).__name__} must be a parameter, got a tensor that a "
+                    "hook computes; make it one first, for example with torch.nn.utils.prune.remove"
+                )
 
 
 def _refuse(module: nn.Module, **required: object) -> None:

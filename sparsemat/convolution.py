@@ -180,6 +180,7 @@ def as_tuple(
         ValueError: The length differs, or a number is below ``least``.
     """
     values = tuple(value) if isinstance(value, Iterable) else (value,) * (length or 1)
+    values = tuple(v.item() if hasattr(v, "item") else v for v in values)
     if length is not None and len(values) != length:
         raise ValueError(f"{name} must have {length} entries, one a dimension, got {values}")
     if not values or any(not isinstance(v, Real) or v % 1 or v < least for v in values):
@@ -308,7 +309,7 @@ class _MatrixConv:
         if not tied:
             self._untie()
         if form == "gather":
-            choose(self.pattern, form)  # refuses a pattern that is irregular
+            _ = self.product  # refuses a pattern that is irregular
 
     @property
     def pattern(self) -> Pattern:
@@ -448,7 +449,7 @@ class Conv2d(_MatrixConv, torch.nn.Conv2d):
             suits the pattern if None.
 
     Raises:
-        ValueError: As :func:`conv_pattern`, or there is no such form.
+        ValueError: As :func:`conv_pattern`, there is no such form, or the pattern does not have it.
 
     Source: paper 4.2.1, chapter "Convolution".
     """

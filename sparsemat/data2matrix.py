@@ -261,7 +261,7 @@ def channels_last_order(channels: int, size: Sequence[int]) -> np.ndarray:
     Raises:
         ValueError: A size is negative.
     """
-    if min(channels, *size) < 0:
+    if min((channels, *size)) < 0:
         raise ValueError(f"channels and size must be at least 0, got {channels} and {tuple(size)}")
     return commutation_order(channels, prod(size))
 

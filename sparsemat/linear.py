@@ -250,16 +250,22 @@ class SparseLinear(nn.Module):
     def set_extra_state(self, state: dict[str, torch.Tensor]) -> None:
         """Take the pattern of a state dict."""
         loaded = {name: side.cpu().numpy() for name, side in state.items()}
-        shape = tuple(map(int, loaded.pop("shape", self.pattern.shape)))
+        loaded.pop("shape", None)
         number = int(loaded.pop("num_parameters", len(self.weight)))
-        if shape != self.pattern.shape:
-            raise ValueError(
-                f"a state must be of the layer's shape {self.pattern.shape}, got {shape}"
-            )
         if number != len(self.weight):
             return  # torch reports the weight's length
         if not all(np.array_equal(getattr(self.pattern, name), loaded[name]) for name in loaded):
             self.pattern = Pattern(self.pattern.shape, **loaded, num_parameters=len(self.weight))
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        # before torch copies the parameters
+        state = state_dict.get(f"{prefix}_extra_state", {})
+        shape = tuple(map(int, state.get("shape", self.pattern.shape)))
+        if shape != self.pattern.shape:
+            raise ValueError(
+                f"a state must be of the layer's shape {self.pattern.shape}, got {shape}"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""

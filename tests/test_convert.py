@@ -329,6 +329,9 @@ def test_a_part_that_stands_twice_is_made_once_and_kept_twice():
     x = torch.randn(3, 4)
     assert len(layer) == 4 and layer[1] is layer[3]
     assert_near(layer(x), module(x))
+    conv = nn.Conv2d(1, 1, 3, padding=1)
+    layer = sm.from_module(nn.Sequential(conv, nn.MaxPool2d(2), conv, conv), (1, 8, 8))
+    assert layer[2] is layer[3] and layer[0].input_size == (8, 8)
 
 
 def test_parts_keep_their_own_mode():
@@ -352,6 +355,8 @@ def test_a_layer_of_this_library_is_copied_or_untied():
     assert_near(untied(x), module(x))
     with pytest.raises(ValueError, match=r"input_size is \(6, 6\), got input_shape=\(1, 9, 9\)"):
         sm.from_module(module, (1, 9, 9))
+    with pytest.raises(ValueError, match="in_channels is 1, got 5"):
+        sm.from_module(module, (5, 6, 6))
 
 
 def test_a_subclass_of_a_sequence_has_a_matrix():
@@ -369,6 +374,17 @@ def test_a_weight_that_a_hook_computes_is_refused(change):
     with pytest.raises(ValueError, match=r"weight of Conv2d must be a parameter.*prune\.remove"):
         change(module, (1, 6, 6))
     change(prune.remove(module, "weight"), (1, 6, 6))
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(nn.Linear(4, 2), "weight"), (nn.RNN(4, 3, batch_first=True), "weight_hh_l0")],
+    ids=["Linear", "RNN"],
+)
+def test_a_pruned_weight_of_any_layer_is_refused(module, name):
+    module = prune.l1_unstructured(module, name, 0.5)
+    with pytest.raises(ValueError, match=f"{name} of .* must be a parameter"):
+        sm.from_module(module, (5, 4))
 
 
 def test_a_parametrized_weight_has_a_matrix_and_no_layer():

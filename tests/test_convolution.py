@@ -321,9 +321,10 @@ def test_pairs_of_padding_must_be_one_a_dimension():
         sm.conv_pattern(1, 1, (4, 4), 2, padding=[(0, 1)])
 
 
-def test_sizes_may_be_numbers_of_numpy():
+def test_sizes_may_be_numbers_of_numpy_or_torch():
     same = sm.conv_pattern(1, 1, (6, 6), 3, padding=1)
     assert sm.conv_pattern(1, 1, (6, 6), np.int64(3), padding=np.array([1, 1])).equals(same)
+    assert sm.conv_pattern(1, 1, torch.tensor([6, 6]), 3, padding=1).equals(same)
 
 
 def test_padding_may_differ_before_and_after():

@@ -114,6 +114,10 @@ def test_order_permutes_a_pattern():
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_channels_of_a_point_keep_their_order():
+    assert sm.channels_last_order(3, ()).tolist() == [0, 1, 2]
+
+
 ERRORS = {
     "image of rank 4": (
         lambda: sm.image_to_vector(numbers(1, 1, 2, 2)),

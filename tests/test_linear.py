@@ -313,7 +313,7 @@ def test_a_state_that_does_not_fit_leaves_the_matrix_alone():
         layer.load_state_dict(SparseLinear(mask_pattern(full)).state_dict())
     assert torch.equal(layer.matrix().to_dense(), before)
     wider = torch.zeros(6, 12, dtype=torch.bool)
-    wider[:, :8] = True
+    wider[:, :9] = random_mask(6, 9)  # as many entries
     with pytest.raises(ValueError, match=r"shape \(6, 9\), got \(6, 12\)"):
         layer.load_state_dict(SparseLinear(mask_pattern(wider)).state_dict())
     assert torch.equal(layer.matrix().to_dense(), before)
