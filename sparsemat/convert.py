@@ -78,6 +78,7 @@ def to_matrix(module: nn.Module, input_shape: Sequence[int]) -> tuple[SparseMatr
         ValueError: The module is in a mode in which it is not affine, does not take the shape, or
             has a weight that a hook computes.
     """
+    _refuse_computed(module)
     matrix, bias, _ = _matrix(module, _shape(input_shape), _like(module))
     return matrix, bias
 
@@ -109,8 +110,8 @@ def from_module(
 
     Raises:
         TypeError: There is no matrix layer for the module.
-        ValueError: The module has an option that the matrix layer does not take, or an argument has
-            no module to act on.
+        ValueError: The module has an option that the matrix layer does not take or a weight that a
+            hook or a parametrization computes, or an argument has no module to act on.
     """
     kinds = {"tied": (tied, True, CONV)}
     kinds |= {"causal": (causal, False, (nn.MultiheadAttention,))}
@@ -119,6 +120,7 @@ def from_module(
         if value != default and not any(isinstance(part, kind) for part in module.modules()):
             names = " or ".join(k.__name__ for k in kind)
             raise ValueError(f"{name} needs a {names}, got {name}={value} for {module!r}")
+    _refuse_computed(module)
     return _layer(module, _shape(input_shape), tied=tied, causal=causal, window=window)
 
 
@@ -153,7 +155,6 @@ def _matrix(module: nn.Module, shape: tuple[int, ...], like: torch.Tensor) -> Af
         hints = (hint for kinds, hint in HINTS.items() if isinstance(module, kinds))
         known = f"the kinds that to_matrix takes are {_torch_names(_matrices)}"
         raise TypeError(f"{type(module).__name__} is not a matrix; {next(hints, known)}")
-    _refuse_computed(module)
     return rule(module, shape, like)
 
 
@@ -255,8 +256,8 @@ def _conv_transpose(
 @_rule(_matrices, *AVG_POOL, *MATRIX_AVG_POOL)
 def _avg_pool(module: nn.AvgPool2d, shape: tuple[int, ...], like: torch.Tensor) -> Affine:
     size = _image_size(module, shape, _dims(module))
-    if isinstance(module, MATRIX_AVG_POOL) and size != module.input_size:
-        raise ValueError(f"the layer's input_size is {module.input_size}, got input_shape={shape}")
+    if isinstance(module, MATRIX_AVG_POOL):
+        _refuse_other_size(module, shape)
     windows = pooling.pool_windows(
         size, module.kernel_size, module.stride, module.padding, module.ceil_mode
     )
@@ -486,24 +487,22 @@ def _sequential_layer(module: nn.Sequential, shape: tuple[int, ...], options: di
 @_rule(_layers, nn.Linear, nn.Identity, nn.Flatten, nn.Softmax, *DROPOUT, *BATCH_NORM, *ELEMENTWISE)
 @_rule(_layers, recurrence.RNN, attention.SelfAttention, linear.SparseLinear)
 def _copy(module: nn.Module, shape: tuple[int, ...], options: dict) -> nn.Module:
-    _refuse_computed(module)
     return deepcopy(module)
 
 
 @_rule(_layers, *MATRIX_CONV, *MATRIX_AVG_POOL, pooling.MaxPool2d)
 def _own_layer(module: nn.Module, shape: tuple[int, ...], options: dict) -> nn.Module:
-    if shape[1:] != module.input_size:
-        raise ValueError(f"the layer's input_size is {module.input_size}, got input_shape={shape}")
-    if isinstance(module, MATRIX_CONV) and shape[0] != module.in_channels:
-        raise ValueError(f"the layer's in_channels is {module.in_channels}, got {shape[0]}")
-    if isinstance(module, MATRIX_CONV) and not options["tied"]:
-        return module.untie()
+    _refuse_other_size(module, shape)
+    if isinstance(module, MATRIX_CONV):
+        if shape[0] != module.in_channels:
+            raise ValueError(f"the layer's in_channels is {module.in_channels}, got {shape[0]}")
+        if not options["tied"]:
+            return module.untie()
     return deepcopy(module)
 
 
 def _with_parameters(layer: nn.Module, module: nn.Module) -> nn.Module:
     """The layer with copies of the module's parameters, as trainable as they are."""
-    _refuse_computed(module)
     if any(map(is_parametrized, module.modules())):
         raise ValueError(
             f"the matrix layer of {type(module).__name__} needs parameters of its own, got "
@@ -537,6 +536,11 @@ def _refuse(module: nn.Module, **required: object) -> None:
                 f"the matrix layer of {type(module).__name__} needs {name}={value}, "
                 f"got {getattr(module, name)}"
             )
+
+
+def _refuse_other_size(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    if shape[1:] != layer.input_size:
+        raise ValueError(f"the layer's input_size is {layer.input_size}, got input_shape={shape}")
 
 
 def _affine(

@@ -10,7 +10,7 @@ from torch import nn
 
 from .matrix import SparseMatrix
 from .pattern import Pattern
-from .products import GatherProduct, GeneralProduct, check_form, choose
+from .products import GatherProduct, GeneralProduct, choose
 from .products.casting import autocast
 
 
@@ -72,8 +72,7 @@ class SparseLinear(nn.Module):
     ) -> None:
         super().__init__()
         if form is not None:
-            check_form(form)
-            choose(pattern, form)
+            choose(pattern, form)  # refuses what the pattern does not have
         self.pattern, self.form = pattern, form
         like = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(pattern.num_parameters, **like))

@@ -18,7 +18,7 @@ def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         The same, cast where autocast is on; float64 is left as it is.
     """
     device = tensors[-1].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if not _is_on(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
@@ -30,9 +30,14 @@ def as_given(function: Callable) -> Callable:
     @wraps(function)
     def plain(ctx, tensor: torch.Tensor, *rest):
         device = tensor.device.type
-        if not torch.amp.is_autocast_available(device):
+        if not _is_on(device):
             return function(ctx, tensor, *rest)
         with torch.autocast(device, enabled=False):
             return function(ctx, tensor, *rest)
 
     return plain
+
+
+def _is_on(device: str) -> bool:
+    # there is none for the device "meta", and to ask whether it is enabled there would raise
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
