@@ -14,6 +14,13 @@ class ProofError(AssertionError):
     """The claim is false, or the solver could not decide it."""
 
 
+class Counterexample(dict[str, int]):
+    """Variable name to value, sorted by name; shown as ``m = 3, n = 3``."""
+
+    def __repr__(self) -> str:
+        return ", ".join(f"{name} = {value}" for name, value in self.items())
+
+
 def prove(claim: z3.BoolRef, given: Iterable[z3.BoolRef] = ()) -> None:
     """Prove that ``claim`` follows from ``given`` for all values of its variables.
 
@@ -33,7 +40,7 @@ def prove(claim: z3.BoolRef, given: Iterable[z3.BoolRef] = ()) -> None:
 
 def refute(
     claim: z3.BoolRef, given: Iterable[z3.BoolRef] = (), minimize: Iterable[z3.ArithRef] = ()
-) -> dict[str, int]:
+) -> Counterexample:
     """Find values that satisfy ``given`` and break ``claim``.
 
     Args:
@@ -74,6 +81,7 @@ def _model(constraints: list[z3.BoolRef]) -> z3.ModelRef | None:
     return solver.model() if answer == z3.sat else None
 
 
-def _assignment(model: z3.ModelRef) -> dict[str, int]:
+def _assignment(model: z3.ModelRef) -> Counterexample:
     constants = [symbol for symbol in model.decls() if symbol.arity() == 0]
-    return {s.name(): model[s].as_long() for s in sorted(constants, key=lambda s: s.name())}
+    names = sorted(constants, key=lambda symbol: symbol.name())
+    return Counterexample({s.name(): model[s].as_long() for s in names})

@@ -122,3 +122,13 @@ def test_every_erratum_is_in_the_ledger():
         number = claim.get("erratum", [])
         listed |= set(number if isinstance(number, list) else [number])
     assert listed == set(ERRATA)
+
+
+def test_every_reference_is_cited():
+    listed = re.findall(r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(), re.M)
+    pages = "".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
+    cited = {
+        key.strip() for keys in re.findall(r"\{cite\}`([^`]+)`", pages) for key in keys.split(",")
+    }
+    assert sorted(set(listed) - cited) == []
+    assert len(listed) == len(set(listed))
