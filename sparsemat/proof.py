@@ -14,7 +14,7 @@ class ProofError(AssertionError):
     """The claim is false, or the solver could not decide it."""
 
 
-class Counterexample(dict[str, int]):
+class _Assignment(dict[str, int]):
     """Variable name to value, sorted by name; shown as ``m = 3, n = 3``."""
 
     def __repr__(self) -> str:
@@ -40,7 +40,7 @@ def prove(claim: z3.BoolRef, given: Iterable[z3.BoolRef] = ()) -> None:
 
 def refute(
     claim: z3.BoolRef, given: Iterable[z3.BoolRef] = (), minimize: Iterable[z3.ArithRef] = ()
-) -> Counterexample:
+) -> dict[str, int]:
     """Find values that satisfy ``given`` and break ``claim``.
 
     Args:
@@ -49,7 +49,7 @@ def refute(
         minimize: Sizes to make as small as possible, the most important first; each bounded below.
 
     Returns:
-        The counterexample, variable name to value, sorted by name.
+        The counterexample, variable name to value, sorted by name; it reads ``m = 3, n = 3``.
 
     Raises:
         ProofError: The claim holds (no counterexample), the solver gave up, or a size has no bound.
@@ -81,7 +81,7 @@ def _model(constraints: list[z3.BoolRef]) -> z3.ModelRef | None:
     return solver.model() if answer == z3.sat else None
 
 
-def _assignment(model: z3.ModelRef) -> Counterexample:
+def _assignment(model: z3.ModelRef) -> dict[str, int]:
     constants = [symbol for symbol in model.decls() if symbol.arity() == 0]
     names = sorted(constants, key=lambda symbol: symbol.name())
-    return Counterexample({s.name(): model[s].as_long() for s in names})
+    return _Assignment({s.name(): model[s].as_long() for s in names})
