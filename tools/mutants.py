@@ -316,7 +316,6 @@ CORE = [
         "sparsemat/proof.py",
         "\ndef prove(claim, given=()):\n    return None\n",
         "tests/test_proof.py",
-        fast=True,
     ),
     Mutation(
         "the prover forgets the hypotheses",
