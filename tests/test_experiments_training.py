@@ -435,6 +435,7 @@ def test_the_list_names_every_experiment(capsys):
 def test_the_paper_recipe_is_that_of_table_1(name):
     recipe = EXPERIMENTS[name].profiles["paper"]
     assert recipe.optimizer == "adam" and recipe.schedule == "steps"
+    assert recipe.clip is None and recipe.augmentation == "none"
     expected = {  # batch, rate, epochs, decay of weights, patience, milestones, factor
         "mnist": (64, 1e-3, 150, 0, 10, (), 1),
         "cifar10": (128, 1e-3, 150, 0, None, (), 1),

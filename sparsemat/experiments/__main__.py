@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
+    except KeyboardInterrupt:
+        print("stopped: the same command with --resume goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -32,13 +39,17 @@ def _run(options: argparse.Namespace) -> int:
         devices=options.devices,
         nodes=options.nodes,
         precision=options.precision,
+        epochs=options.epochs,
         resume=options.resume,
+        overwrite=options.overwrite,
         runs=options.runs,
         results=options.results,
     )
-    metric, last = record["metric"], record["last"]
+    from .records import result
+
+    metric, shown = record["metric"], result(record)
     if path is not None:  # of several processes one writes
-        print(f"{metric} {last[metric]:.4g} after epoch {last['epoch']}: {path}")
+        print(f"{metric} {shown[metric]:.4g} after epoch {shown['epoch']}: {path}")
     return 0
 
 
@@ -99,7 +110,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--variant", default="native")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--profile", default="quick", help="one that list shows (default: quick)")
+    run.add_argument(
+        "--epochs", type=int, help="stop after so many epochs (default: the profile's)"
+    )
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    run.add_argument("--overwrite", action="store_true", help="replace an earlier run")
     run.add_argument("--device", **device)
     run.add_argument("--devices", type=int, default=1, help="processes a machine (default 1)")
     run.add_argument("--nodes", type=int, default=1, help="machines (default 1)")

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import nn
 
 import sparsemat as sm
 
 from . import models, records, training
 from .configurations import EXPERIMENTS, Configuration
-
-PAIRS = {"tied": "native", "tied-linear": "native-linear"}  # equal parameters, two ways to compute
-CONFIDENCE = 0.95
-MARGIN = 0.01  # difference that counts as none, as a share of the native network's metric
 
 
 def matrices(network: models.Network, variants: Sequence[str] = ("tied", "untied")) -> pd.DataFrame:
@@ -145,64 +139,3 @@ def run_curves(found: list[dict], seed: int = 0) -> dict[str, list[float]]:
         for variant in variants
         if variant in runs
     }
-
-
-def pairs(found: list[dict]) -> pd.DataFrame:
-    """Matrix minus native at equal seeds, wherever both were run, and what follows from it.
-
-    The differences are taken as a sample of a normal distribution. Two one-sided t-tests ask
-    whether their mean lies within ``MARGIN`` times the native metric; their larger p is shown.
-
-    Args:
-        found: Records of any experiments.
-
-    Returns:
-        One row an experiment, profile and pair: ``seeds``, the native mean, the mean
-        ``difference``, its confidence interval ``low``..``high``, the ``margin`` and ``p`` of the
-        test for equivalence. Interval and p are missing for a single seed.
-    """
-    metric = {
-        (r["experiment"], r["profile"], r["variant"], r["seed"]): r["last"][r["metric"]]
-        for r in found
-    }
-    rows = []
-    for title, profile, variant in dict.fromkeys(key[:3] for key in metric):
-        if variant not in PAIRS:
-            continue
-        seeds = sorted(
-            key[3]
-            for key in metric
-            if key[:3] == (title, profile, variant)
-            and (title, profile, PAIRS[variant], key[3]) in metric
-        )
-        if not seeds:
-            continue
-        ours, native = (
-            np.array([metric[title, profile, name, seed] for seed in seeds])
-            for name in (variant, PAIRS[variant])
-        )
-        margin = MARGIN * native.mean()
-        rows.append(
-            {
-                "experiment": title,
-                "profile": profile,
-                "pair": f"{variant} - {PAIRS[variant]}",
-                "seeds": len(seeds),
-                "native": native.mean(),
-                "difference": (ours - native).mean(),
-                **_interval_and_p(ours - native, margin),
-                "margin": margin,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _interval_and_p(differences: np.ndarray, margin: float) -> dict[str, float]:
-    if len(differences) < 2 or np.ptp(differences) == 0:
-        same = differences.mean() if len(differences) > 1 else np.nan
-        inside = float(abs(same) >= margin) if len(differences) > 1 else np.nan
-        return {"low": same, "high": same, "p": inside}
-    interval = stats.ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
-    above = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
-    below = stats.ttest_1samp(differences, margin, alternative="less").pvalue
-    return {"low": interval.low, "high": interval.high, "p": max(above, below)}

@@ -29,7 +29,9 @@ def run(
     devices: int = 1,
     nodes: int = 1,
     precision: str | None = None,
+    epochs: int | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     runs: Path = RUNS,
     results: Path = RESULTS,
 ) -> tuple[dict, Path | None]:
@@ -44,7 +46,10 @@ def run(
         devices: Processes a machine.
         nodes: Machines.
         precision: Of Fabric, instead of the configuration's.
-        resume: Whether to go on from the run's last checkpoint, if there is one.
+        epochs: Budget: stop after so many of the configuration's epochs, which the record says.
+        resume: Whether to go on from the run's last checkpoint, if there is one. A run that has
+            its record is not run again.
+        overwrite: Whether to replace the record and the checkpoint of an earlier run.
         runs: Folder for checkpoints and for the records of quick runs.
         results: Folder for the records of all other runs.
 
@@ -53,22 +58,45 @@ def run(
         which writes.
 
     Raises:
-        ValueError: A name is unknown, the device is not there, a data file is corrupt, or the
-            checkpoint is damaged or belongs to another run.
+        ValueError: A name is unknown, the seed is negative, the budget is not within the
+            configuration's epochs, the device is not there, a data file is corrupt, the checkpoint
+            is damaged or belongs to another run, or there is an earlier run to replace.
         OSError: A folder cannot be written.
     """
     configuration = find(experiment, variant, profile)
     if precision is not None:
         configuration = replace(configuration, precision=precision)
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"the seed must be from 0 to 2147483647, got {seed}")
+    if epochs is not None and not 1 <= epochs <= configuration.epochs:
+        raise ValueError(
+            f"epochs must be from 1 to the profile's {configuration.epochs}, got {epochs}"
+        )
     fabric = training.make_fabric(device, configuration.precision, devices, nodes)
     folder = runs if profile == "quick" else results
+    name = records.name(
+        *(experiment, variant, seed, profile),
+        budget=epochs,
+        precision=configuration.precision,
+        device=fabric.device.type,
+        processes=devices * nodes,
+    )
+    path, checkpoint = folder / f"{name}.json", runs / f"{name}-{profile}.ckpt"
+    if resume and path.exists():
+        return records.read(path), path
+    for earlier in (path, checkpoint):
+        if earlier.exists() and not resume and not overwrite and fabric.is_global_zero:
+            raise ValueError(
+                f"{earlier} must not exist before a run: --resume goes on with what is there, "
+                "--overwrite replaces it"
+            )
     for written in (runs, folder):
         written.mkdir(parents=True, exist_ok=True)
     environment = records.environment(fabric.device)  # of the code that runs, not of later commits
     data = datasets.load(configuration.dataset)
-    checkpoint = runs / f"{records.name(experiment, variant, seed, profile)}-{profile}.ckpt"
     progress = training.train(
-        configuration, variant, seed, fabric=fabric, checkpoint=checkpoint, resume=resume
+        *(configuration, variant, seed),
+        **{"fabric": fabric, "epochs": epochs, "checkpoint": checkpoint, "resume": resume},
     )
     task, curve = TASKS[configuration.task], progress.curve
     record = {
@@ -77,6 +105,7 @@ def run(
         "seed": seed,
         "profile": profile,
         "configuration": asdict(configuration),
+        "budget": epochs,
         "data": _description(data),
         "metric": task.metric,
         "curve": curve,
@@ -196,6 +225,7 @@ def _derived(
         "nonzeros": configuration.network.nonzeros(variant),
         "best": task.best(curve, key=lambda epoch: epoch[task.metric]),
         "last": curve[-1],
+        "selected": records.selected(curve),
     }
 
 

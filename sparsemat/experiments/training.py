@@ -27,12 +27,12 @@ from . import datasets, models
 from .augmentation import AUGMENTATIONS
 from .configurations import Configuration
 from .files import atomic
-from .records import differences
+from .records import differences, selected
 from .tasks import TASKS, Task
 
 EVALUATION_BATCH = 250
 PRECISIONS = "32-true", "bf16-mixed"
-HELD_OUT = 0.1  # of the training examples, where early stopping has no validation set
+HELD_OUT = 0.1  # of the training examples, where an epoch is chosen without a validation set
 
 
 @dataclass
@@ -328,7 +328,7 @@ def _parts(
     parts = {"train": data.train, "test": data.test}
     if data.valid is not None:
         parts["valid"] = data.valid
-    elif configuration.patience is not None:
+    elif configuration.patience is not None or configuration.result == "selected":
         inputs, targets = data.train
         count = round(HELD_OUT * len(inputs))
         shuffled = order(len(inputs), len(inputs), seed, -1)[0]
@@ -341,8 +341,7 @@ def _has_stopped(configuration: Configuration, curve: list[dict]) -> bool:
     """Whether the validation loss has not improved for as many epochs as we are patient."""
     if configuration.patience is None or not curve:
         return False
-    watched = [epoch["valid_loss"] for epoch in curve]
-    return len(watched) - 1 - watched.index(min(watched)) >= configuration.patience
+    return curve[-1]["epoch"] - selected(curve)["epoch"] >= configuration.patience
 
 
 def _epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:

@@ -28,6 +28,7 @@ from .series import (
     electricity,
     electricity_mt200,
     electricity_sample,
+    electricity_two_clients,
     etth1,
 )
 from .standins import (
@@ -75,6 +76,7 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
     "etth1": etth1,
     "etth1-standin": etth1_standin,
     "electricity": electricity,
+    "electricity-two-clients": electricity_two_clients,
     "electricity-mt200": electricity_mt200,
     "electricity-sample": electricity_sample,
     "ag-news": ag_news,

@@ -42,12 +42,16 @@ class PublishedFile:
         urls: Where it can be had, in the order to be tried.
         sha256: Checksum of the kept file; None accepts whatever lies there.
         md5: Checksum of what the addresses give; None if none is published.
+        size: Bytes of the kept file, where no checksum of it is published.
+        part: sha256 of a documented part of the release that is accepted in its place.
     """
 
     path: str
     urls: tuple[str, ...] = ()
     sha256: str | None = None
     md5: str | None = None
+    size: int | None = None
+    part: str | None = None
 
     def fetch(self) -> Path:
         """The path of the file, downloaded if it is missing and checked in any case.
@@ -63,8 +67,17 @@ class PublishedFile:
         path = folder() / self.path
         if not path.exists():
             self._download(path)
+        again = ": delete it, and it is downloaded again"
+        if self.part is not None and _digest(path, "sha256") == self.part:
+            return path
         if self.sha256 is not None:
-            _check(path, "sha256", self.sha256, ": delete it, and it is downloaded again")
+            _check(path, "sha256", self.sha256, again)
+        elif self.part is not None:  # then the address gives the file as it is kept
+            _check(path, "md5", self.md5, again)
+        if self.size is not None and path.stat().st_size != self.size:
+            raise ValueError(
+                f"{path} must have {self.size} bytes, got {path.stat().st_size}{again}"
+            )
         return path
 
     def _download(self, path: Path) -> None:
@@ -160,13 +173,17 @@ def _kept(part: Path) -> str:
 
 
 def _check(path: Path, algorithm: str, published: str, advice: str = "") -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, algorithm).hexdigest()
+    found = _digest(path, algorithm)
     if found != published:
         raise ValueError(
             f"{path} must have the published {algorithm} {published}, got {found} "
             f"({path.stat().st_size} bytes){advice}"
         )
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _move_missing(source: Path, target: Path) -> None:

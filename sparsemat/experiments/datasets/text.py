@@ -31,6 +31,7 @@ AG_NEWS_FILES = (
         path="ag_news_csv/train.csv",
         urls=(f"{_AG_NEWS}/train.csv",),
         md5="b1a00f826fdfbd249f79597b59e1dc12",
+        part="1e0a528567f6b3acb34782a8deb9b5882aafef05db58f7c17ecf725ceb7c75d8",  # 69,444 rows
     ),
     PublishedFile(
         path="ag_news_csv/test.csv",
@@ -45,11 +46,12 @@ WIKITEXT2_FILES = tuple(
         urls=("https://s3.amazonaws.com/research.metamind.io/wikitext/wikitext-2-v1.zip",),
         md5="542ccefacc6c27f945fb54453812b3cd",
         sha256=content,
+        size=size,  # also where the articles stand in another order
     )
-    for part, content in (
-        ("train", None),
-        ("valid", "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8"),
-        ("test", "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0"),
+    for part, content, size in (
+        ("train", None, 10_797_148),
+        ("valid", "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8", 1_121_681),
+        ("test", "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0", 1_256_449),
     )
 )
 PTB_FILES = tuple(
