@@ -12,7 +12,7 @@ from .files import RESULTS, RUNS
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 if all is well, 1 if a record is not confirmed, 2 on an error."""
+    """Run a command; 0 if all is well, 1 if a check fails, 2 on an error, 130 if broken off."""
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
@@ -85,16 +85,27 @@ def _table(options: argparse.Namespace) -> int:
     if options.csv:
         print(frame.to_csv(index=False), end="")
     else:
-        print(frame.to_string(index=False, float_format="%.2f"))
+        print(frame.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
     return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from .runs import verify
+    from .verification import verify
 
-    differences = verify(options.record, epochs=options.epochs, device=options.device)
-    print("\n".join(differences) or f"confirmed over {options.epochs} epoch(s): {options.record}")
-    return 1 if differences else 0
+    found = verify(options.record, epochs=options.epochs, full=options.full, device=options.device)
+    print(f"{options.record}\n{found}")
+    return 1 if found.found else 0
+
+
+def _downloads(options: argparse.Namespace) -> int:
+    from . import datasets
+
+    failed = 0
+    for url in datasets.addresses():
+        reason = datasets.unanswered(url)
+        failed += reason is not None
+        print(f"{reason or 'answers'}: {url}", flush=True)
+    return 1 if failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,9 +151,13 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser("verify", help="run a record's first epochs again and compare")
     verify.add_argument("record", type=Path)
-    verify.add_argument("--epochs", type=int, default=1)
+    verify.add_argument("--epochs", type=int, default=1, help="how many (default 1)")
+    verify.add_argument("--full", action="store_true", help="all epochs, and the weights")
     verify.add_argument("--device", **device)
     verify.set_defaults(command=_verify)
+
+    downloads = commands.add_parser("downloads", help="ask every address of the data sets")
+    downloads.set_defaults(command=_downloads)
     return parser
 
 

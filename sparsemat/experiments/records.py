@@ -8,12 +8,12 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 
 import sparsemat
@@ -22,13 +22,17 @@ from .configurations import EXPERIMENTS, Configuration
 from .files import atomic
 from .models import Network
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # fields that differ between two runs of the same thing
-INCIDENTAL = ("seconds", "peak_mebibytes", "device", "versions", "commit")
+INCIDENTAL = ("seconds", "peak_mebibytes", "device", "versions", "commit", "date")
 DIRTY = "-dirty"  # ends the commit where the code was not the commit's
 NAMED = ("experiment", "variant", "seed", "profile")
 FIELDS = (
     *(*NAMED, "configuration", "data", "metric", "parameters"),
-    *("nonzeros", "curve", "best", "last", "weights_sha256", *INCIDENTAL),
+    *("nonzeros", "curve", "best", "last", "weights_sha256", "seconds", "peak_mebibytes"),
+    *("device", "versions", "commit"),
 )
 
 
@@ -92,7 +96,8 @@ def read(path: Path) -> dict:
     missing = [name for name in FIELDS if name not in record]
     if missing:
         raise ValueError(f"a record must have every field, but {path} has no {', '.join(missing)}")
-    record.setdefault("budget", None)  # what follows is younger than the first records
+    for name in ("budget", "date"):  # younger than the first records, as is the next
+        record.setdefault(name, None)
     record.setdefault("selected", selected(record["curve"]))
     return record
 
@@ -190,6 +195,8 @@ def table(found: list[dict]) -> pd.DataFrame:
     Raises:
         ValueError: Two runs of one row differ in more than the seed.
     """
+    import pandas as pd  # takes its time, which a run does not need
+
     rows = []
     for key, group in groups(found):
         first = group[0]
@@ -294,6 +301,7 @@ def environment(device: torch.device) -> dict:
             "numpy": version("numpy"),
         },
         "commit": _commit(),
+        "date": datetime.now(UTC).date().isoformat(),
     }
 
 

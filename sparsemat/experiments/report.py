@@ -6,12 +6,17 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from torch import nn
 
 import sparsemat as sm
 
 from . import models, records, training
 from .configurations import EXPERIMENTS, Configuration
+from .models import count_parameters
+
+__all__ = [
+    *("costs", "count_parameters", "last_epochs", "matrices", "relative", "run_curves", "runs"),
+    *("step_losses", "summary", "train_all"),
+]
 
 
 def matrices(network: models.Network, variants: Sequence[str] = ("tied", "untied")) -> pd.DataFrame:
@@ -40,17 +45,13 @@ def matrices(network: models.Network, variants: Sequence[str] = ("tied", "untied
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def count_parameters(module: nn.Module) -> int:
-    """Numbers that training changes."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def step_losses(
     configuration: Configuration,
     variants: Sequence[str],
     count: int,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
 ) -> pd.DataFrame:
     """The losses of the first training steps of each variant, on the same batches.
 
@@ -58,7 +59,8 @@ def step_losses(
         One row a step, from 1; one column a variant.
     """
     found = {
-        variant: training.losses(configuration, variant, seed, count, dtype) for variant in variants
+        variant: training.losses(configuration, variant, seed, count, dtype, device)
+        for variant in variants
     }
     return pd.DataFrame(found, index=pd.RangeIndex(1, count + 1, name="step"))
 
@@ -139,3 +141,32 @@ def run_curves(found: list[dict], seed: int = 0) -> dict[str, list[float]]:
         for variant in variants
         if variant in runs
     }
+
+
+def runs(found: list[dict]) -> pd.DataFrame:
+    """Runs one by one, for those who made them.
+
+    Args:
+        found: Records of one experiment.
+
+    Returns:
+        One row a run: variant, seed, profile, the result under the name of its metric, the epoch
+        that it is of, the epochs run, minutes, device and date.
+    """
+    rows = []
+    for record in found:
+        result = records.result(record)
+        rows.append(
+            {
+                "variant": record["variant"],
+                "seed": record["seed"],
+                "profile": record["profile"],
+                record["metric"]: result[record["metric"]],
+                "epoch": result["epoch"],
+                "epochs run": len(record["curve"]),
+                "minutes": round(record["seconds"] / 60, 1),
+                "device": record["device"]["name"],
+                "date": record["date"] or "not recorded",
+            }
+        )
+    return pd.DataFrame(rows)

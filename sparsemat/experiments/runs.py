@@ -1,4 +1,4 @@
-"""Runs: train a variant and write its record; run the beginning again and compare."""
+"""Runs: train a variant and write its record."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import baselines, datasets, records, training
+from . import baselines, checkpoints, datasets, models, records, training
 from .configurations import EXPERIMENTS, Configuration
 from .files import RESULTS, RUNS
-from .records import differences
-from .report import count_parameters
+from .models import count_parameters
 from .tasks import TASKS
-
-SAME, OTHER = 1e-6, 1e-2  # relative differences that verify allows
 
 
 def run(
@@ -34,6 +31,7 @@ def run(
     overwrite: bool = False,
     runs: Path = RUNS,
     results: Path = RESULTS,
+    show: bool | None = None,
 ) -> tuple[dict, Path | None]:
     """Train one variant of an experiment and write its record.
 
@@ -52,6 +50,7 @@ def run(
         overwrite: Whether to replace the record and the checkpoint of an earlier run.
         runs: Folder for checkpoints and for the records of quick runs.
         results: Folder for the records of all other runs.
+        show: As for :func:`training.train`.
 
     Returns:
         The record and where it was written; None for the latter in all processes but the first,
@@ -73,6 +72,8 @@ def run(
             f"epochs must be from 1 to the profile's {configuration.epochs}, got {epochs}"
         )
     fabric = training.make_fabric(device, configuration.precision, devices, nodes)
+    if profile == "quick" and fabric.device.type == "cpu":
+        torch.set_num_threads(1)  # more would mostly wait for each other, long on a busy machine
     folder = runs if profile == "quick" else results
     name = records.name(
         *(experiment, variant, seed, profile),
@@ -97,6 +98,7 @@ def run(
     progress = training.train(
         *(configuration, variant, seed),
         **{"fabric": fabric, "epochs": epochs, "checkpoint": checkpoint, "resume": resume},
+        show=show,
     )
     task, curve = TASKS[configuration.task], progress.curve
     record = {
@@ -106,10 +108,10 @@ def run(
         "profile": profile,
         "configuration": asdict(configuration),
         "budget": epochs,
-        "data": _description(data),
+        "data": description(data),
         "metric": task.metric,
         "curve": curve,
-        **_derived(configuration, variant, progress.model, curve),
+        **derived(configuration, variant, progress.model, curve),
         "seconds": round(sum(epoch["seconds"] for epoch in curve), 3),
         "peak_mebibytes": progress.peak_mebibytes,
         "weights_sha256": training.weights_sha256(progress.model),
@@ -119,6 +121,44 @@ def run(
         record["device"] |= {"devices": devices, "nodes": nodes}
     record = json.loads(json.dumps(record))  # as a reader of the file will see it
     return record, records.write(record, folder) if fabric.is_global_zero else None
+
+
+def trained(
+    experiment: str,
+    variant: str,
+    seed: int,
+    profile: str,
+    *,
+    folder: Path,
+    device: str = "auto",
+    epochs: int | None = None,
+) -> training.Progress:
+    """Run, or go on, or only read what has been run; with progress shown.
+
+    Args:
+        experiment: As for :func:`run`.
+        variant: As for :func:`run`.
+        seed: As for :func:`run`.
+        profile: As for :func:`run`.
+        folder: Where checkpoint and record are, or go.
+        device: As for :func:`run`.
+        epochs: As for :func:`run`.
+
+    Returns:
+        The network after the last epoch, and the curve.
+    """
+    record, path = run(
+        *(experiment, variant, seed, profile),
+        **{"device": device, "epochs": epochs, "resume": True, "show": True},
+        **{"runs": folder, "results": folder},
+    )
+    path = path or folder / f"{records.name_of(record)}.json"
+    state = checkpoints.read(path.with_name(f"{path.stem}-{profile}.ckpt"))
+    if state is None:
+        raise ValueError(f"{path} needs its checkpoint beside it: delete it, and run again")
+    model = models.build(find(experiment, variant, profile).network, variant, seed)
+    model.load_state_dict(state["model"])
+    return training.Progress(model, state["curve"], state["peak"])
 
 
 def run_baselines(
@@ -146,7 +186,7 @@ def run_baselines(
     record = {
         "experiment": experiment,
         "profile": profile,
-        "data": _description(data),
+        "data": description(data),
         "metric": TASKS[configuration.task].metric,
         "errors": baselines.all_errors(data),
         **records.environment(torch.device("cpu")),
@@ -155,7 +195,8 @@ def run_baselines(
     return record, records.write_baselines(record, folder)
 
 
-def _description(data: datasets.Dataset) -> dict:
+def description(data: datasets.Dataset) -> dict:
+    """What a record says of its data."""
     return {
         "name": data.name,
         "fingerprint": data.fingerprint,
@@ -165,57 +206,7 @@ def _description(data: datasets.Dataset) -> dict:
     }
 
 
-def verify(path: Path, *, epochs: int = 1, device: str = "auto") -> list[str]:
-    """Run the first epochs of a recorded run again and compare.
-
-    Where device, versions and commit are those of the record, losses and metric may differ by
-    ``SAME``. Elsewhere sums are rounded in another order, which training amplifies: then only the
-    mean training loss is compared, and it may differ by ``OTHER``.
-
-    Args:
-        path: The record.
-        epochs: How many epochs to run again.
-        device: "auto", "cpu" or "cuda".
-
-    Returns:
-        What differs, one sentence each; empty if the record is confirmed.
-
-    Raises:
-        ValueError: The record is not one, its experiment is unknown now, or it has fewer epochs.
-    """
-    record = records.read(path)
-    if not 1 <= epochs <= len(record["curve"]):
-        raise ValueError(
-            f"epochs must be from 1 to the record's {len(record['curve'])}, got {epochs}"
-        )
-    configuration = find(record["experiment"], record["variant"], record["profile"])
-    configuration = replace(configuration, precision=record["configuration"]["precision"])
-    then, now = records.configuration(record), json.loads(json.dumps(asdict(configuration)))
-    if differ := differences(then, now):
-        return [f"the configuration has changed since the record: {one}" for one in differ]
-    data = datasets.load(configuration.dataset)
-    if differ := differences(record["data"], _description(data)):
-        return [f"the data are not the record's: {one}" for one in differ]
-    fabric = training.make_fabric(device, configuration.precision)
-    environment = records.environment(fabric.device)
-    same = all(environment[name] == record[name] for name in ("device", "versions", "commit"))
-    same &= record["commit"] is not None and not record["commit"].endswith(records.DIRTY)
-    allowed = SAME if same else OTHER
-    compared = ("train_loss", "test_loss", record["metric"]) if same else ("train_loss",)
-    progress = training.train(
-        configuration, record["variant"], record["seed"], fabric=fabric, epochs=epochs
-    )
-    derived = _derived(configuration, record["variant"], progress.model, record["curve"])
-    return differences({name: record[name] for name in derived}, derived) + [
-        f"epoch {then['epoch']}: {name} is {again[name]!r}, the record says {then[name]!r}"
-        for then, again in zip(record["curve"], progress.curve, strict=False)
-        for name in compared
-        # so that a number that is none differs
-        if not abs(then[name] - again[name]) <= allowed * max(abs(then[name]), abs(again[name]))
-    ]
-
-
-def _derived(
+def derived(
     configuration: Configuration, variant: str, model: nn.Module, curve: list[dict]
 ) -> dict:
     """What follows from the network and the curve, for a record and for who checks it."""

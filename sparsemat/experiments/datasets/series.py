@@ -16,7 +16,10 @@ from .downloads import PublishedFile, folder
 
 ETTH1_FILE = PublishedFile(
     path="ETTh1.csv",
-    urls=("https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/ETTh1.csv",),
+    urls=(
+        "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/ETTh1.csv",
+        "https://cdn.jsdelivr.net/gh/zhouhaoyi/ETDataset@main/ETT-small/ETTh1.csv",
+    ),
     sha256="f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
 )
 ELECTRICITY_FILE = PublishedFile(
