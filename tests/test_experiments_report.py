@@ -70,10 +70,10 @@ def test_steps_and_curves_have_a_column_and_a_table_a_variant():
     assert steps.index.tolist() == [1, 2, 3]
     assert (steps["native"] - steps["tied"]).abs().max() < 1e-12
     assert (steps["native"] - steps["free"]).abs().max() > 1e-3
-    curves = report.train_all(quick, ["scalar", "free"], device="cpu")
-    last = report.last_epochs(curves)
+    trained = report.train_all(quick, ["scalar", "free"], device="cpu")
+    last = report.last_epochs(trained)
     assert list(last.index) == ["scalar", "free"]
-    assert last.loc["free", "mse"] == curves["free"]["mse"].iloc[-1]
+    assert last.loc["free", "mse"] == trained["free"].curve[-1]["mse"]
 
 
 def test_parameters_are_counted():

@@ -223,7 +223,7 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path):
 
 
 RESUMED = {
-    "dropout": EXPERIMENTS["ptb"].profiles["quick"],
+    "dropout": EXPERIMENTS["ag-news"].profiles["quick"],
     "augmentation": EXPERIMENTS["cifar10"].profiles["quick"],
     "milestones and patience": replace(
         QUICK, schedule="steps", milestones=(1, 2), factor=0.5, patience=5, epochs=3

@@ -108,6 +108,19 @@ def _downloads(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _superseded(options: argparse.Namespace) -> int:
+    import json
+
+    from . import history
+    from .files import atomic
+
+    found = history.collect(options.results)
+    with atomic(options.results / history.FILE) as partial:
+        partial.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"{len(found)} superseded runs: {options.results / history.FILE}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sparsemat.experiments", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -134,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--results", **results)
     run.set_defaults(command=_run)
 
-    baselines = commands.add_parser("baselines", help="forecast a series without a network")
+    baselines = commands.add_parser("baselines", help="forecast or classify without a network")
     baselines.add_argument("experiment", help="a name that list shows")
     baselines.add_argument("--profile", default="quick", help="as for run")
     baselines.add_argument("--runs", **runs)
@@ -155,6 +168,10 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--full", action="store_true", help="all epochs, and the weights")
     verify.add_argument("--device", **device)
     verify.set_defaults(command=_verify)
+
+    superseded = commands.add_parser("superseded", help="list replaced runs from the git history")
+    superseded.add_argument("--results", **results)
+    superseded.set_defaults(command=_superseded)
 
     downloads = commands.add_parser("downloads", help="ask every address of the data sets")
     downloads.set_defaults(command=_downloads)

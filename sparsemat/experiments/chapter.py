@@ -13,6 +13,7 @@ import torch
 
 from . import datasets, devices, records, report, runs, training
 from .configurations import EXPERIMENTS, Configuration, Experiment
+from .display import show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +85,8 @@ class Chapter:
             minutes = [r["seconds"] / 60 for r in known if r["variant"] == variant]
             if minutes:
                 lines.append(f"{variant}: about {np.median(minutes):.0f} minutes a seed, ")
-                lines[-1] += f"by {len(minutes)} records ({known[0]['device']['name']}, one thread)"
+                number = f"{len(minutes)} record{'s' * (len(minutes) > 1)}"
+                lines[-1] += f"by {number} ({known[0]['device']['name']}, one thread)"
             else:
                 lines.append(f"{variant}: no record says how long a seed takes")
         if not any(r["device"]["type"] == "cuda" for r in known):
@@ -133,11 +135,12 @@ class Chapter:
                 found.setdefault(variant, progress)
         return found
 
-    def yours(self) -> pd.DataFrame | str:
-        """The reader's own records in ``folder``: one row a run, with device and date."""
+    def yours(self) -> str:
+        """The reader's own records in ``folder``, one line a run, with device and date."""
         if not self.full:
-            return "Runs of your own stand here once FULL is set."
-        return report.runs(records.read_all(self.folder, self.name))
+            return "Runs of your own are listed here once FULL is set."
+        found = report.runs(records.read_all(self.folder, self.name))
+        return show(found).to_string(index=False)
 
     @cached_property
     def _fabric(self):

@@ -303,7 +303,7 @@ EXPERIMENTS = {
                 network=replace(
                     _WIKITEXT2.network, vocabulary=4828, dim=32, feedforward=64, cuts=(500,)
                 ),
-                epochs=3,
+                epochs=1,
             ),
             "paper": replace(_WIKITEXT2, **paper.recipe("wikitext-2")),
         },
@@ -320,10 +320,13 @@ EXPERIMENTS = {
                     vocabulary=200,
                     dim=32,
                     feedforward=64,
+                    dropout=0.0,
                     cuts=(),
                     readout_dropout=0.0,
                 ),
-                epochs=3,
+                batch_size=8,
+                learning_rate=8e-3,
+                epochs=2,
             ),
             "paper": replace(_PTB, **paper.recipe("ptb")),
         },

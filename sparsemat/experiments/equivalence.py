@@ -24,6 +24,11 @@ MARGIN = 0.01  # of the native network's mean result
 POWER = 0.8  # that ``seeds_needed`` asks for
 PAIRS = {"tied": "native", "tied-linear": "native-linear"}  # equal parameters, two ways to compute
 
+COLUMNS = [  # of ``pairs``, for a page about one experiment
+    *("pair", "seeds", "native", "difference", "low", "high", "margin", "p", "power", "needed"),
+    "verdict",
+]
+
 
 def test(differences: Sequence[float], margin: float) -> dict[str, float]:
     """Two one-sided t-tests of equivalence.

@@ -67,25 +67,21 @@ def step_losses(
 
 def train_all(
     configuration: Configuration, variants: Sequence[str], seed: int = 0, device: str = "auto"
-) -> dict[str, pd.DataFrame]:
-    """Train every variant.
+) -> dict[str, training.Progress]:
+    """Train every variant, without records.
 
     Returns:
-        For each variant its curve: one row an epoch, with the columns of
-        :class:`~sparsemat.experiments.training.Progress`.
+        The trained network and its curve, by variant.
     """
     fabric = training.make_fabric(device, configuration.precision)
     return {
-        variant: pd.DataFrame(
-            training.train(configuration, variant, seed, fabric=fabric).curve
-        ).set_index("epoch")
-        for variant in variants
+        variant: training.train(configuration, variant, seed, fabric=fabric) for variant in variants
     }
 
 
-def last_epochs(curves: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def last_epochs(trained: dict[str, training.Progress]) -> pd.DataFrame:
     """The last epoch of each curve, one row a variant."""
-    return pd.DataFrame({variant: curve.iloc[-1] for variant, curve in curves.items()}).T
+    return pd.DataFrame({name: run.frame.iloc[-1] for name, run in trained.items()}).T
 
 
 def summary(found: list[dict]) -> pd.DataFrame:
@@ -95,11 +91,13 @@ def summary(found: list[dict]) -> pd.DataFrame:
         found: Records of one experiment and profile.
 
     Returns:
-        Seeds, epochs, the last epoch's metric (its mean over seeds, under its own name) with its
-        spread over seeds, mean best epoch, parameters, nonzeros, and the paper's two numbers.
+        Seeds, epochs run and epoch of the result (:func:`records.result`), its mean over seeds
+        under the metric's name with its spread, the mean best epoch, parameters, nonzeros, and the
+        paper's two numbers.
     """
     table = records.table(found).set_index("variant").rename_axis(None)
-    columns = ["seeds", "epochs", "metric", "spread", "best epoch", "parameters", "nonzeros"]
+    columns = ["seeds", "epochs", "epoch", "metric", "spread", "best epoch", "parameters"]
+    columns += ["nonzeros"]
     return table[[*columns, "paper", "paper epoch"]].rename(
         columns={"metric": table["name"].iloc[0]}
     )
@@ -112,19 +110,19 @@ def costs(found: list[dict]) -> pd.DataFrame:
 
 
 def relative(found: list[dict], seed: int = 0) -> pd.DataFrame:
-    """The last epoch's metric of every run with one seed, and its ratio to the native network's.
+    """The result of every run with one seed, and its ratio to the native network's.
 
     Args:
         found: Records of any experiments.
         seed: The seed of the runs that are compared.
 
     Returns:
-        One row a run, in the order of ``EXPERIMENTS``: ``experiment``, ``profile``, ``variant``,
-        ``metric``, ``value``, ``relative to native`` and ``parameters``. Without a native run there
-        is no row.
+        One row a run, in the order of ``EXPERIMENTS``: ``experiment``, ``profile``, ``data``,
+        ``device``, ``variant``, ``metric``, ``value``, ``relative to native`` and ``parameters``.
+        Without a native run on the same data there is no row.
     """
     table = records.table([record for record in found if record["seed"] == seed])
-    row = ["experiment", "profile"]
+    row = ["experiment", "profile", "data", "device"]
     native = table[table["variant"] == "native"].set_index(row)["metric"]
     table = table.join(native.rename("native"), on=row, how="inner")
     table["relative to native"] = table["metric"] / table["native"]

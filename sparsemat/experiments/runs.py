@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import baselines, checkpoints, datasets, models, records, training
+from . import baselines, checkpoints, counting, datasets, models, records, training
 from .configurations import EXPERIMENTS, Configuration
 from .files import RESULTS, RUNS
 from .models import count_parameters
@@ -164,31 +164,39 @@ def trained(
 def run_baselines(
     experiment: str, profile: str = "quick", *, runs: Path = RUNS, results: Path = RESULTS
 ) -> tuple[dict, Path]:
-    """Forecast the series of an experiment without a network, and write the errors.
+    """Do an experiment's task without a network, and write what that reaches.
+
+    A series is forecast by :func:`baselines.all_errors`, texts are classified by naive Bayes, and
+    running text is modelled by n-grams (:mod:`counting`).
 
     Args:
         experiment: Name in ``EXPERIMENTS``.
         profile: One of its profiles.
-        runs: Folder for the errors on the quick profile's data.
+        runs: Folder for the results on the quick profile's data.
         results: Folder for all others.
 
     Returns:
-        The record, whose ``errors`` are those of :func:`baselines.all_errors`, and its file,
+        The record, whose ``errors`` have the metric by name of the rival, and its file,
         ``FOLDER/baselines/EXPERIMENT-PROFILE.json``.
 
     Raises:
-        ValueError: A name is unknown, or the data are no series.
+        ValueError: A name is unknown, or there is no rival without a network, as for images.
     """
     configuration = find(experiment, None, profile)
-    if configuration.task != "forecast":
-        raise ValueError(f"baselines need a series to forecast, got {experiment!r}")
+    rivals = {
+        models.SeriesNetwork: baselines.all_errors,
+        models.TextClassifier: lambda data: {"naive Bayes": counting.naive_bayes(data)},
+        models.LanguageModel: counting.ngrams,
+    }
+    if type(configuration.network) not in rivals:
+        raise ValueError(f"baselines need a series or texts, got {experiment!r}")
     data = datasets.load(configuration.dataset)
     record = {
         "experiment": experiment,
         "profile": profile,
         "data": description(data),
         "metric": TASKS[configuration.task].metric,
-        "errors": baselines.all_errors(data),
+        "errors": rivals[type(configuration.network)](data),
         **records.environment(torch.device("cpu")),
     }
     folder = runs if profile == "quick" else results

@@ -29,6 +29,7 @@ from .records import selected
 from .tasks import TASKS, Task
 
 if TYPE_CHECKING:
+    import pandas as pd
     from lightning_fabric import Fabric
 
 __all__ = ["PRECISIONS", "Progress", "evaluate", "losses", "make_fabric", "steps", "train"]
@@ -52,6 +53,13 @@ class Progress:
     model: nn.Module
     curve: list[dict] = field(default_factory=list)
     peak_mebibytes: float = 0.0
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The curve as a table: one row an epoch."""
+        import pandas as pd
+
+        return pd.DataFrame(self.curve).set_index("epoch")
 
 
 def train(
