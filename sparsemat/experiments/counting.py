@@ -19,10 +19,10 @@ def naive_bayes(data: Dataset) -> float:
     word.
 
     Args:
-        data: Texts with a class.
+        data: Texts with a class, and their vocabulary.
     """
     (texts, classes), (tests, answers) = data.train, data.test
-    size, kinds = int(max(texts.max(), tests.max())) + 1, int(classes.max()) + 1
+    size, kinds = len(data.vocabulary), int(classes.max()) + 1
     seen = torch.stack(
         [torch.bincount(texts[classes == k].flatten(), minlength=size) for k in range(kinds)]
     ).double()
