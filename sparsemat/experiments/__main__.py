@@ -108,6 +108,15 @@ def _downloads(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _weights(options: argparse.Namespace) -> int:
+    from . import records, weights
+
+    record = records.read(options.record)
+    checkpoint = options.runs / f"{options.record.stem}-{record['profile']}.ckpt"
+    print(weights.keep(options.record, checkpoint, options.results))
+    return 0
+
+
 def _superseded(options: argparse.Namespace) -> int:
     import json
 
@@ -168,6 +177,12 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--full", action="store_true", help="all epochs, and the weights")
     verify.add_argument("--device", **device)
     verify.set_defaults(command=_verify)
+
+    weights = commands.add_parser("weights", help="keep a run's weights, from its checkpoint")
+    weights.add_argument("record", type=Path)
+    weights.add_argument("--runs", **runs)
+    weights.add_argument("--results", **results)
+    weights.set_defaults(command=_weights)
 
     superseded = commands.add_parser("superseded", help="list replaced runs from the git history")
     superseded.add_argument("--results", **results)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
-from . import datasets, devices, records, report, runs, training
+from . import datasets, devices, models, records, report, runs, training
 from .configurations import EXPERIMENTS, Configuration, Experiment
 from .display import show
 
@@ -134,6 +136,24 @@ class Chapter:
                 )
                 found.setdefault(variant, progress)
         return found
+
+    def by_epoch(self, variant: str) -> Iterator[nn.Module]:
+        """One network, before training and after every epoch of a quick run.
+
+        Args:
+            variant: The variant to train, with seed 0.
+
+        Yields:
+            The network, which goes on to be trained.
+        """
+        quick = runs.find(self.name, variant, "quick")
+        fabric = devices.make_fabric(self.device, quick.precision)
+        yield models.build(quick.network, variant, 0)
+        with TemporaryDirectory() as folder:
+            kept = Path(folder) / "checkpoint"
+            for epochs in range(1, quick.epochs + 1):
+                options = {"epochs": epochs, "checkpoint": kept, "resume": True}
+                yield training.train(quick, variant, 0, fabric=fabric, **options).model
 
     def yours(self) -> str:
         """The reader's own records in ``folder``, one line a run, with device and date."""

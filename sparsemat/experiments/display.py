@@ -21,7 +21,9 @@ EXPERIMENTS = {
     "ptb": "Penn Treebank",
 }
 METRICS = {"accuracy": "accuracy in %", "mse": "mean squared error", "perplexity": "perplexity"}
-_WORDS = EXPERIMENTS | METRICS | {"native-linear": "native, linear", "tied-linear": "tied, linear"}
+_WORDS = EXPERIMENTS | METRICS
+_WORDS |= {"native-linear": "native, linear", "tied-linear": "tied, linear"}
+_WORDS |= {"tied-linear - native-linear": "tied - native, both linear"}
 _COLUMNS = METRICS | {
     "experiment": "data set",
     "name": "measure",
@@ -66,14 +68,20 @@ def show(frame: pd.DataFrame | pd.Series, **formats: str) -> pd.DataFrame:
         formats: Format of a column, by its name, such as ``mse="{:.2f}"``.
 
     Returns:
-        A frame of strings, whose columns and rows have display names.
+        A frame of strings, whose columns and rows have display names; rows that are only numbered
+        have none.
     """
+    import pandas as pd
+
     frame = frame if frame.ndim == 2 else frame.to_frame()
     shown = frame.astype(object).copy()
     for column in frame.columns:
-        pattern = formats.get(str(column), _FORMATS.get(column))
-        shown[column] = [_cell(value, pattern) for value in frame[column]]
-    shown.index = [_word(label) for label in frame.index]
+        patterns = [formats.get(str(column), _FORMATS.get(column))] * len(frame)
+        if column == "metric" and "name" in frame:  # each in the form of its measure
+            patterns = [_FORMATS.get(name) for name in frame["name"]]
+        shown[column] = [_cell(*pair) for pair in zip(frame[column], patterns, strict=True)]
+    numbered = isinstance(frame.index, pd.RangeIndex)
+    shown.index = [""] * len(frame) if numbered else [_word(label) for label in frame.index]
     return shown.rename(columns=lambda name: _COLUMNS.get(name, _word(name)))
 
 
