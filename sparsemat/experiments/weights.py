@@ -102,5 +102,6 @@ def distance_to_tied(untied: torch.Tensor, index: torch.Tensor, parameters: int)
     Returns:
         Between 0, which is tied, and 1.
     """
+    untied = untied.double()  # sums of many equal numbers round
     nearest = nearest_tied(untied, index, parameters)[index]
     return ((untied - nearest).norm() / untied.norm()).item()
