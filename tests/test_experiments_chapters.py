@@ -30,7 +30,7 @@ PAGES = {
     "wikitext2": "wikitext-2",
     "ptb": "ptb",
 }
-CUT = {"mnist": 200, "cifar10": 140, "cifar100": 140, "tiny-imagenet": 140, "etth1": 200}
+CUT = {"mnist": 200, "cifar10": 140, "cifar100": 400, "tiny-imagenet": 140, "etth1": 200}
 CUT |= {"electricity": 64, "ag-news": 200, "wikitext-2": 30, "ptb": 40}
 
 
