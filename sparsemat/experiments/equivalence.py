@@ -1,6 +1,6 @@
 """The one rule by which this book calls a matrix network and its native one equivalent.
 
-Stated before the runs that it is applied to. Runs with equal seeds start from equal weights and see
+Runs with equal seeds start from equal weights and see
 equal batches; the differences of their results, matrix minus native, are taken as a sample of a
 normal distribution. Two one-sided t-tests at level ``ALPHA`` ask whether their mean lies within
 ``MARGIN`` times the native mean: that is so exactly if the interval with confidence
