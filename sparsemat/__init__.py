@@ -1,34 +1,65 @@
 """Neural-network layers as sparsity patterns filled with parameters."""
 
-from .attention import SelfAttention, attention_pattern, third_order
 from .convert import from_module, to_matrix
-from .convolution import Conv1d, Conv2d, Conv3d, conv_pattern
 from .data2matrix import (
     channels_last_order,
     commutation_order,
     image_to_vector,
-    lag_pattern,
     matrix_to_series,
     matrix_to_tokens,
     matrix_to_vector,
-    one_hot_pattern,
-    permutation_pattern,
     series_to_matrix,
     tokens_to_matrix,
     vector_to_image,
     vector_to_matrix,
 )
-from .linear import SparseLinear, mask_pattern
-from .matrix import SparseMatrix
+from .kronecker import kron
+from .layers import (
+    RNN,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    MaxPool2d,
+    SelfAttention,
+    SparseLinear,
+    avg_pool_pattern,
+    third_order,
+)
+from .lazy import Block, Chain, Kronecker, Sum
+from .matrix import Matrix, SparseMatrix
 from .pattern import Pattern
-from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool2d, avg_pool_pattern
-from .recurrence import RNN, recurrence_patterns
+from .patterns import (
+    allowed_pairs,
+    attention_pattern,
+    conv_pattern,
+    dense_pattern,
+    diagonal_pattern,
+    identity_pattern,
+    lag_pattern,
+    mask_pattern,
+    one_hot_pattern,
+    permutation_pattern,
+    recurrence_patterns,
+    selection_pattern,
+    shift_pattern,
+)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "from_module",
     "to_matrix",
+    "Pattern",
+    "kron",
+    "Matrix",
+    "SparseMatrix",
+    "Block",
+    "Chain",
+    "Kronecker",
+    "Sum",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -37,24 +68,28 @@ __all__ = [
     "Conv2d",
     "Conv3d",
     "RNN",
-    "Pattern",
     "SelfAttention",
     "SparseLinear",
-    "SparseMatrix",
+    "allowed_pairs",
     "attention_pattern",
     "avg_pool_pattern",
-    "channels_last_order",
-    "commutation_order",
     "conv_pattern",
-    "image_to_vector",
+    "dense_pattern",
+    "diagonal_pattern",
+    "identity_pattern",
     "lag_pattern",
     "mask_pattern",
-    "matrix_to_series",
-    "matrix_to_tokens",
-    "matrix_to_vector",
     "one_hot_pattern",
     "permutation_pattern",
     "recurrence_patterns",
+    "selection_pattern",
+    "shift_pattern",
+    "channels_last_order",
+    "commutation_order",
+    "image_to_vector",
+    "matrix_to_series",
+    "matrix_to_tokens",
+    "matrix_to_vector",
     "series_to_matrix",
     "third_order",
     "tokens_to_matrix",
