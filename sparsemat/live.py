@@ -65,24 +65,9 @@ def _operator(name: str) -> Callable:
     return apply
 
 
-for _name in [
-    "add",
-    "radd",
-    "sub",
-    "rsub",
-    "mul",
-    "rmul",
-    "truediv",
-    "rtruediv",
-    "neg",
-    "pow",
-    "matmul",
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-]:
+OPERATORS = """
+add radd sub rsub mul rmul truediv rtruediv neg pow matmul eq ne lt le gt ge
+"""
+for _name in OPERATORS.split():
     setattr(Live, f"__{_name}__", _operator(f"__{_name}__"))
 Live.__hash__ = object.__hash__

@@ -204,10 +204,8 @@ class SparseMatrix(Matrix):
         return f"SparseMatrix({rows}x{cols}, nnz={self.nnz}, dtype={self.dtype})"
 
     def __deepcopy__(self, memo: dict) -> Self:
-        theta = self.theta
-        return SparseMatrix(
-            self.pattern, theta.detach().clone().requires_grad_(theta.requires_grad)
-        )
+        theta = self.theta.detach().clone().requires_grad_(self.requires_grad)
+        return SparseMatrix(self.pattern, theta)
 
     def __reduce__(self) -> tuple:
         return SparseMatrix, (self.pattern, self.theta.detach())

@@ -126,7 +126,7 @@ class _Cells:
 
 
 def _require_memory(a: _Cells, b: _Cells) -> None:
-    """Each row has at most as many cells as pairs of entries that meet, and as there are columns."""
+    """A row has at most as many cells as pairs of entries that meet, and as there are columns."""
     meets = b.pattern.row_counts[a.pattern.col]
     pairs = np.bincount(a.pattern.row, weights=meets, minlength=a.pattern.shape[0])
     cells = int(np.minimum(pairs, b.pattern.shape[1]).sum())

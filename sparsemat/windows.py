@@ -16,8 +16,9 @@ PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows that slide over an input of one or more axes; made by :func:`conv_windows` and
-    :func:`pool_windows`, which check their arguments.
+    """Windows that slide over an input of one or more axes.
+
+    Made by :func:`conv_windows` and :func:`pool_windows`, which check their arguments.
 
     Attributes:
         size: Size of the input, one number a dimension, as are the others.
@@ -45,7 +46,7 @@ class Windows:
         )
         return [
             stride * np.arange(outputs)[:, None] + dilation * np.arange(kernel) - before
-            for outputs, kernel, stride, dilation, (before, _) in axes
+            for outputs, kernel, stride, dilation, (before, _) in zip(*sides, strict=True)
         ]
 
     @cached_property

@@ -267,9 +267,8 @@ class MaxPool2d(MatrixLayer, nn.MaxPool2d):
             ValueError: ``x`` has another shape.
         """
         if not torch.is_tensor(x) or x.ndim != 3:
-            raise ValueError(
-                f"x must be one image (C, *{self.input_size}), got {tuple(getattr(x, 'shape', ()))}"
-            )
+            got = tuple(getattr(x, "shape", ()))
+            raise ValueError(f"x must be one image (C, *{self.input_size}), got {got}")
         images = as_images(x, None, self.input_size)
         chosen = self._first_maximisers(images.detach().flatten(2).permute(1, 2, 0))[..., 0]
         channels, outputs = chosen.shape

@@ -108,8 +108,10 @@ def _rows_sharing_parameters(pattern: Pattern) -> np.ndarray | None:
 def _slots(
     row: np.ndarray, index: np.ndarray, part: np.ndarray, parts: int, positions: int
 ) -> np.ndarray:
-    """Slot of each sorted triple in its part: tied rows align by parameter (one that a row uses
-    twice takes two slots), rows that share nothing by column.
+    """Slot of each sorted triple in its part.
+
+    Tied rows align by parameter (one that a row uses twice takes two slots), rows that share
+    nothing by column.
     """
     if positions == 1:
         return _count_within_runs(row[1:] != row[:-1])

@@ -134,8 +134,9 @@ def _is_column(pattern: Pattern) -> bool:
 
 
 def _shift(pattern: Pattern) -> tuple[int, int, int, int, int, int] | None:
-    """The axis of a convolution with zero padding: ``col = stride * row + dilation * tap - before``
-    wherever that lies inside, and nothing else.
+    """The axis of a convolution with zero padding, or None.
+
+    Its columns are ``stride * row + dilation * tap - before`` wherever that lies inside.
     """
     if isinstance(pattern, KroneckerPattern) or pattern.nnz == 0:
         return None

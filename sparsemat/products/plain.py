@@ -19,7 +19,7 @@ def gathered(
 ) -> torch.Tensor:
     """A map of a regular pattern; arguments and result as :meth:`Product.numbers`."""
     groups, outputs, slots, positions = product.sizes
-    rows, cols = product.shape
+    cols = product.shape[1]
     n, at = right.shape[1], right.device
     read = product.table("cols", at)  # the row after the last is zero
     wrote = product.table("rows", at)

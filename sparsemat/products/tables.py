@@ -37,9 +37,7 @@ class Tables:
         labels: np.ndarray | None = None,
     ) -> None:
         self.factors, self.shapes, self.counts, self.labels = factors, shapes, counts, labels
-        self.sizes = tuple(
-            prod(size) for size in zip(*((*f.params.shape, f.cols.shape[2]) for f in factors))
-        )
+        self.sizes = tuple(prod(size) for size in zip(*map(_sizes, factors), strict=True))
         self.reads_absent = any((f.cols < 0).any() for f in factors)
 
     @property
@@ -62,10 +60,11 @@ class Tables:
         cols = np.zeros((groups.stop - groups.start, 1, positions.stop - positions.start), int)
         group = self._digits(0, np.arange(groups.start, groups.stop))
         place = self._digits(3, np.arange(positions.start, positions.stop))
-        for factor, (_, width), g, l in zip(self.factors, self.shapes, group, place, strict=True):
-            part = factor.cols[g[:, None], :, l].transpose(0, 2, 1)
+        parts = zip(self.factors, self.shapes, group, place, strict=True)
+        for factor, (_, width), g, at in parts:
+            part = factor.cols[g[:, None], :, at].transpose(0, 2, 1)
             cols = _with_absent(cols[:, :, None], part[:, None], width)
-            cols = cols.reshape(len(g), -1, len(l))
+            cols = cols.reshape(len(g), -1, len(at))
         return cols
 
     def params(self, groups: slice) -> np.ndarray:
@@ -81,7 +80,7 @@ class Tables:
         return params
 
     def _digits(self, axis: int, numbers: np.ndarray) -> tuple[np.ndarray, ...]:
-        sizes = [(*f.params.shape, f.cols.shape[2])[axis] for f in self.factors]
+        sizes = [_sizes(f)[axis] for f in self.factors]
         return np.unravel_index(numbers, sizes)
 
 
@@ -192,6 +191,10 @@ def _flat(pattern: KroneckerPattern) -> list[Pattern] | None:
         else:
             flat.append(factor)
     return flat
+
+
+def _sizes(arrays: Arrays) -> tuple[int, int, int, int]:
+    return *arrays.params.shape, arrays.cols.shape[2]
 
 
 def _with_absent(left: np.ndarray, right: np.ndarray, base: int) -> np.ndarray:
