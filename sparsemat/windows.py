@@ -41,9 +41,7 @@ class Windows:
     @cached_property
     def positions(self) -> list[np.ndarray]:
         """Coordinates ``stride * a + dilation * i - before``, one ``(outputs, kernel)`` an axis."""
-        axes = zip(
-            self.output_size, self.kernel, self.stride, self.dilation, self.pads, strict=True
-        )
+        sides = self.output_size, self.kernel, self.stride, self.dilation, self.pads
         return [
             stride * np.arange(outputs)[:, None] + dilation * np.arange(kernel) - before
             for outputs, kernel, stride, dilation, (before, _) in zip(*sides, strict=True)
