@@ -156,6 +156,22 @@ def image_size(
     return shape[1:]
 
 
+def output_shape(module: nn.Module, shape: tuple[int, ...], axes: int) -> tuple[int, ...]:
+    """Shape of a parameterless module's output, without the batch axis, as torch computes it.
+
+    Raises:
+        ValueError: The input has another number of axes, or torch refuses it.
+    """
+    name = type(module).__name__
+    if len(shape) != axes:
+        raise ValueError(f"input_shape of {name} must be {axes} sizes, got {shape}")
+    try:
+        output = module(torch.empty(1, *shape, device="meta"))
+    except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
+        raise ValueError(f"{name} must take input_shape={shape}, torch says: {error}") from error
+    return tuple(output.shape[1:])
+
+
 def spatial_dims(module: nn.Module) -> int:
     """Spatial dimensions of a stock module, by the name of its class."""
     names = (kind.__name__ for kind in type(module).__mro__)

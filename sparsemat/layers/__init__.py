@@ -1,6 +1,6 @@
 """The matrix layers, each kind in one file with the rule that turns torch's module into it."""
 
-from . import simple, transposed
+from . import normalisation, padding, resampling, reshaping, simple, transposed
 from .attention import SelfAttention, third_order
 from .convolution import Conv1d, Conv2d, Conv3d
 from .linear import SparseLinear
@@ -19,6 +19,10 @@ __all__ = [
     "SelfAttention",
     "SparseLinear",
     "avg_pool_pattern",
+    "normalisation",
+    "padding",
+    "resampling",
+    "reshaping",
     "simple",
     "third_order",
     "transposed",
