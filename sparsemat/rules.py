@@ -65,11 +65,17 @@ class Rule:
 
 
 _rules: dict[type[nn.Module], Rule] = {}
+_named: dict[str, Rule] = {}
 
 
 def register(rule: Rule) -> None:
     """Make a rule known for its kinds and for subclasses that replace nothing it relies on."""
     _rules.update(dict.fromkeys(rule.kinds, rule))
+
+
+def register_named(name: str, rule: Rule) -> None:
+    """The same for a class of a library that is not imported, by its full name."""
+    _named[name] = rule
 
 
 def rules() -> Iterator[Rule]:
@@ -85,7 +91,7 @@ def find(module: nn.Module) -> Rule | None:
             hooks.
     """
     for kind in type(module).__mro__:
-        rule = _rules.get(kind)
+        rule = _rules.get(kind) or _named.get(f"{kind.__module__}.{kind.__qualname__}")
         if rule is not None:
             replaced = what_is_replaced(module, kind, rule.relies_on)
             if replaced:

@@ -20,7 +20,7 @@ def padding(rng):
     name = rng.choice(["ConstantPad", "ZeroPad", "ReflectionPad", "ReplicationPad", "CircularPad"])
     pads = tuple(rng.randint(-1, 2) for _ in range(2 * dims))
     more = (rng.choice([0, 1.5]),) if name == "ConstantPad" else ()
-    return getattr(nn, f"{name}{dims}d")(pads, *more), image(rng, dims, 3)
+    return getattr(nn, f"{name}{dims}d")(pads, *more), image(rng, dims, 4)
 
 
 def resampling(rng):
@@ -94,3 +94,47 @@ def test_instance_norm_follows_its_parameters():
         module.weight.fill_(3)
         module.bias.fill_(-1)
     torch.testing.assert_close(W @ x.reshape(-1) + b, module(x).reshape(-1))
+
+
+def test_frozen_batch_norm_equals_torchvision():
+    ops = pytest.importorskip("torchvision.ops")
+    module, x = ops.FrozenBatchNorm2d(2).double(), torch.randn(1, 2, 3, 3, dtype=torch.float64)
+    for buffer in module.buffers():
+        buffer.uniform_(0.5, 2)
+    W, b = sm.to_matrix(module, (2, 3, 3))
+    torch.testing.assert_close(W @ x.reshape(-1) + b, module(x).reshape(-1))
+
+
+@pytest.mark.parametrize("kind", ["Embedding", "sum", "mean"])
+def test_embedding_of_one_hot_tokens(kind):
+    tokens = torch.tensor([[3, 0, 3, 1]])
+    x = nn.functional.one_hot(tokens, 5).double()
+    bag = kind != "Embedding"
+    module = nn.EmbeddingBag(5, 3, mode=kind) if bag else nn.Embedding(5, 3)
+    W, b = sm.to_matrix(module.double(), (4, 5))
+    torch.testing.assert_close(W @ x.reshape(-1) + b, module(tokens).reshape(-1))
+
+
+@pytest.mark.parametrize("options", [{"padding_idx": 0}, {"max_norm": 1.0}])
+def test_embedding_refuses_what_is_no_matrix(options):
+    with pytest.raises(ValueError, match="must be None"):
+        sm.to_matrix(nn.Embedding(5, 3, **options), (4, 5))
+
+
+def test_bilinear_names_the_matrix_at_a_fixed_side():
+    with pytest.raises(TypeError, match="one side fixed"):
+        sm.to_matrix(nn.Bilinear(2, 3, 4), (2,))
+
+
+def test_adaptive_average_layer_equals_torch():
+    rng, torch_64 = random.Random(0), torch.float64
+    for _ in range(100):
+        dims = rng.randint(1, 3)
+        shape = image(rng, dims)
+        output = tuple(rng.choice([1, 2, 3, *([None] if dims > 1 else [])]) for _ in range(dims))
+        module = getattr(nn, f"AdaptiveAvgPool{dims}d")(output)
+        layer = sm.from_module(module, shape)
+        x = torch.randn(2, *shape, dtype=torch_64)
+        torch.testing.assert_close(layer(x), module(x))
+        W, b = sm.to_matrix(layer, shape, dtype=torch_64)
+        torch.testing.assert_close(W @ x[0].reshape(-1) + b, module(x[:1]).reshape(-1))

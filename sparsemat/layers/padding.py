@@ -48,8 +48,14 @@ def _matrix(module: nn.Module, shape: tuple[int, ...], like: torch.Tensor) -> Af
 def _reads(size: int, before: int, after: int, mode: str) -> np.ndarray:
     """The entry that each output of an axis reads, -1 for the constant."""
     at = np.arange(-before, size + after)
-    if mode == "wrap":
-        return at % size
+    if mode == "wrap":  # torch cuts first, then wraps what is left
+        kept = np.arange(max(-before, 0), size - max(-after, 0))
+        if max(before, after) > len(kept):
+            raise ValueError(
+                f"circular padding must be at most the {len(kept)} entries left after cutting, "
+                f"got ({before}, {after}) for size {size}"
+            )
+        return kept[np.arange(-max(before, 0), len(kept) + max(after, 0)) % len(kept)]
     if mode == "edge":
         return at.clip(0, size - 1)
     if mode == "reflect":

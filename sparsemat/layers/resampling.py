@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..kronecker import kron
 from ..pattern import Pattern
-from ..patterns.simple import identity_pattern
+from ..patterns.simple import identity_pattern, selection_pattern
 from ..rules import Affine, Rule, output_shape, register
 
 ALONG = {"bilinear": "linear", "trilinear": "linear"}  # every other mode keeps its name
@@ -22,11 +22,27 @@ def _matrix(module: nn.Upsample, shape: tuple[int, ...], like: torch.Tensor) -> 
     if not isinstance(factors, tuple):
         factors = (factors,) * dims
     theta, axes = like.new_ones(1), []
-    for n, m, factor in zip(shape[1:], output[1:], factors, strict=True):
+    for axis, (n, m, factor) in enumerate(zip(shape[1:], output[1:], factors, strict=True)):
+        if module.mode.startswith("nearest"):
+            axes.append(_nearest(module, shape, axis, like))
+            continue
         pattern, values = _axis(module, n, m, factor, like)
         axes.append(pattern)
         theta = torch.outer(theta, values).reshape(-1)
     return Affine(kron(identity_pattern(shape[0]), *axes), lambda: theta, None, output)
+
+
+def _nearest(module: nn.Upsample, shape: tuple[int, ...], axis: int, like: torch.Tensor) -> Pattern:
+    """Which entry of the axis every output reads, as torch rounds for images of this very shape.
+
+    Its kernels round in different types, so that a border case depends on the number of channels.
+    """
+    n, dims = shape[1 + axis], len(shape) - 1
+    kind = torch.promote_types(like.dtype, torch.float32)
+    ramp = torch.arange(n, dtype=kind).reshape(-1, *(1,) * (dims - 1 - axis))
+    line = module(ramp.expand(1, *shape).contiguous())[0, 0]
+    line = line.movedim(axis, 0).reshape(line.shape[axis], -1)[:, 0]
+    return selection_pattern(line.to(torch.int64).numpy(), n)
 
 
 def _axis(
