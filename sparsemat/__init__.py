@@ -16,6 +16,9 @@ from .data2matrix import (
 from .kronecker import kron
 from .layers import (
     RNN,
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
     AvgPool1d,
     AvgPool2d,
     AvgPool3d,
@@ -60,6 +63,9 @@ __all__ = [
     "Chain",
     "Kronecker",
     "Sum",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",

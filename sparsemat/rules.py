@@ -68,11 +68,17 @@ class Rule:
 
 
 _rules: dict[type[nn.Module], Rule] = {}
+_named: dict[str, Rule] = {}
 
 
 def register(rule: Rule) -> None:
     """Make a rule known for its kinds and for subclasses that replace nothing it relies on."""
     _rules.update(dict.fromkeys(rule.kinds, rule))
+
+
+def register_named(name: str, rule: Rule) -> None:
+    """The same for a class of a library that is not imported, by its full name."""
+    _named[name] = rule
 
 
 def rules() -> Iterator[Rule]:
@@ -88,7 +94,7 @@ def find(module: nn.Module) -> Rule | None:
             hooks.
     """
     for kind in type(module).__mro__:
-        rule = _rules.get(kind)
+        rule = _rules.get(kind) or _named.get(f"{kind.__module__}.{kind.__qualname__}")
         if rule is not None:
             replaced = what_is_replaced(module, kind, rule.relies_on)
             if replaced:
@@ -157,6 +163,22 @@ def image_size(
             f"the first of {channels or 'any number of'} channels, got {shape}"
         )
     return shape[1:]
+
+
+def output_shape(module: nn.Module, shape: tuple[int, ...], axes: int) -> tuple[int, ...]:
+    """Shape of a parameterless module's output, without the batch axis, as torch computes it.
+
+    Raises:
+        ValueError: The input has another number of axes, or torch refuses it.
+    """
+    name = type(module).__name__
+    if len(shape) != axes:
+        raise ValueError(f"input_shape of {name} must be {axes} sizes, got {shape}")
+    try:
+        output = module(torch.empty(1, *shape, device="meta"))
+    except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
+        raise ValueError(f"{name} must take input_shape={shape}, torch says: {error}") from error
+    return tuple(output.shape[1:])
 
 
 def spatial_dims(module: nn.Module) -> int:

@@ -1,6 +1,7 @@
 """The matrix layers, each kind in one file with the rule that turns torch's module into it."""
 
-from . import simple, transposed
+from . import embedding, normalisation, padding, resampling, reshaping, simple, transposed
+from .adaptive import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d
 from .attention import SelfAttention, third_order
 from .convolution import Conv1d, Conv2d, Conv3d
 from .linear import SparseLinear
@@ -8,6 +9,9 @@ from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool2d, avg_pool_patter
 from .recurrence import RNN
 
 __all__ = [
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -19,6 +23,11 @@ __all__ = [
     "SelfAttention",
     "SparseLinear",
     "avg_pool_pattern",
+    "embedding",
+    "normalisation",
+    "padding",
+    "resampling",
+    "reshaping",
     "simple",
     "third_order",
     "transposed",

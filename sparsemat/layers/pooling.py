@@ -13,7 +13,7 @@ from torch import nn
 from ..arguments import as_size, as_tuple
 from ..matrix import SparseMatrix
 from ..pattern import Pattern
-from ..patterns.pooling import adaptive_avg_pool_pattern, avg_pool_of_windows
+from ..patterns.pooling import avg_pool_of_windows
 from ..products import Product, choose
 from ..products.product import is_traced
 from ..rules import Affine, Rule, image_size, refuse, register, spatial_dims
@@ -336,7 +336,6 @@ class MaxPool2d(MatrixLayer, nn.MaxPool2d):
 
 STOCK = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 OWN = (AvgPool1d, AvgPool2d, AvgPool3d)
-ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 
 
 def avg_pool_geometry(module: nn.Module, size: tuple[int, ...]) -> Windows:
@@ -359,18 +358,6 @@ def _matrix(module: nn.AvgPool2d, shape: tuple[int, ...], like: torch.Tensor) ->
         shape[0], windows, bool(module.count_include_pad), override
     )
     return _fixed(pattern, divisors, like, (shape[0], *windows.output_size))
-
-
-def _adaptive_matrix(
-    module: nn.AdaptiveAvgPool2d, shape: tuple[int, ...], like: torch.Tensor
-) -> Affine:
-    dims = spatial_dims(module)
-    size = image_size(module, shape, dims)
-    wanted = module.output_size
-    wanted = (wanted,) * dims if wanted is None or isinstance(wanted, int) else tuple(wanted)
-    outputs = tuple(n if m is None else m for n, m in zip(size, wanted, strict=True))
-    pattern, divisors = adaptive_avg_pool_pattern(shape[0], size, outputs)
-    return _fixed(pattern, divisors, like, (shape[0], *outputs))
 
 
 def _fixed(
@@ -413,7 +400,6 @@ def _refuse_other_size(module: nn.Module, shape: tuple[int, ...]) -> None:
 MAX_HINT = "its matrix depends on the image: sparsemat.MaxPool2d(...).matrix(x) is the matrix at x"
 register(Rule(STOCK, _matrix, _layer))
 register(Rule(OWN, _matrix, _own_layer))
-register(Rule(ADAPTIVE, _adaptive_matrix))
 register(Rule((nn.MaxPool2d,), layer=_max_layer, hint=MAX_HINT))
 register(Rule((MaxPool2d,), layer=_own_layer, hint=MAX_HINT))
 register(Rule((nn.MaxPool1d, nn.MaxPool3d), hint=MAX_HINT))

@@ -63,6 +63,11 @@ def _batch_norm(module: nn.BatchNorm2d, shape: tuple[int, ...], like: torch.Tens
             f"input_shape must have {' or '.join(map(str, ranks))} axes, the first of "
             f"num_features={module.num_features}, got input_shape={shape}"
         )
+    return scale_and_shift(module, shape)
+
+
+def scale_and_shift(module: nn.Module, shape: tuple[int, ...]) -> Affine:
+    """A normalisation by its running statistics, channel by channel."""
     positions = prod(shape[1:])
 
     def scale() -> torch.Tensor:
