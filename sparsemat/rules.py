@@ -176,13 +176,17 @@ def taking_over(layer: nn.Module, module: nn.Module) -> nn.Module:
     refuse_computed(module)
     for path, part in layer.named_modules():
         source = module.get_submodule(path)
-        if part._parameters.keys() != source._parameters.keys():
+        wanted, given = (
+            {name for name, parameter in side._parameters.items() if parameter is not None}
+            for side in (part, source)
+        )
+        if wanted != given:
             raise ValueError(
-                f"{type(module).__name__} must have the parameters {list(part._parameters)}, "
-                f"got {list(source._parameters)}"
+                f"{type(module).__name__} must have the parameters {sorted(wanted)}, "
+                f"got {sorted(given)}"
             )
-        for name, parameter in source._parameters.items():
-            part._parameters[name] = parameter
+        for name in part._parameters:
+            part._parameters[name] = source._parameters.get(name)
     return layer.train(module.training)
 
 

@@ -4,6 +4,7 @@ from . import simple, transposed
 from .attention import SelfAttention, third_order
 from .convolution import Conv1d, Conv2d, Conv3d
 from .linear import SparseLinear
+from .multihead import MultiheadAttention
 from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool2d, avg_pool_pattern
 from .recurrence import RNN
 
@@ -15,6 +16,7 @@ __all__ = [
     "Conv2d",
     "Conv3d",
     "MaxPool2d",
+    "MultiheadAttention",
     "RNN",
     "SelfAttention",
     "SparseLinear",
