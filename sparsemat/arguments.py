@@ -25,11 +25,13 @@ def as_tuple(
         values *= length or 1
     if length is not None and len(values) != length:
         raise ValueError(f"{name} must have {length} entries, one a dimension, got {values}")
-    return tuple(as_size(name, v, least) for v in values) or _refuse_empty(name, least)
+    return tuple(as_size(name, v, least, "integers") for v in values) or _refuse_empty(name, least)
 
 
-def as_size(name: str, value: int, least: int = 1) -> int:
+def as_size(name: str, value: int, least: int = 1, what: str = "an integer") -> int:
     """An integer of at least ``least``; booleans and rounded numbers are none.
+
+    ``what`` is the word for it in the message.
 
     Raises:
         ValueError: With the rule and the value.
@@ -39,7 +41,7 @@ def as_size(name: str, value: int, least: int = 1) -> int:
     except (TypeError, RuntimeError):  # a tensor of a float raises the latter
         number = None
     if number is None or isinstance(value, (bool, np.bool_)) or number < least:
-        raise ValueError(f"{name} must be integers of at least {least}, got {value!r}")
+        raise ValueError(f"{name} must be {what} of at least {least}, got {value!r}")
     return number
 
 

@@ -75,13 +75,18 @@ AFFINE = {
         ).eval(),
         (1, 4, 6),
     ),
-    "sparsemat Conv2d": (lambda: sm.Conv2d(1, 2, 3, 4, padding=1), (1, 4, 4)),
-    "sparsemat Conv2d untied": (lambda: sm.Conv2d(1, 2, 3, 4, tied=False), (1, 4, 4)),
-    "sparsemat AvgPool2d": (lambda: sm.AvgPool2d(2, 4), (3, 4, 4)),
-    "sparsemat linear RNN": (lambda: sm.RNN(2, 3, nonlinearity="linear"), (4, 2)),
-    "sparsemat RNN of two layers": (lambda: sm.RNN(2, 3, 2, nonlinearity="linear"), (4, 2)),
+    "sparsemat Conv2d": (lambda: sm.Conv2d(1, 2, 3, input_size=4, padding=1), (1, 4, 4)),
+    "sparsemat Conv2d untied": (lambda: sm.Conv2d(1, 2, 3, input_size=4, tied=False), (1, 4, 4)),
+    "sparsemat AvgPool2d": (lambda: sm.AvgPool2d(2, input_size=4), (3, 4, 4)),
+    "sparsemat linear RNN": (lambda: sm.RNN(2, 3, nonlinearity="linear", batch_first=True), (4, 2)),
+    "sparsemat RNN of two layers": (
+        lambda: sm.RNN(2, 3, 2, nonlinearity="linear", batch_first=True),
+        (4, 2),
+    ),
     "sparsemat in Sequential": (
-        lambda: nn.Sequential(sm.Conv2d(1, 2, 3, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        lambda: nn.Sequential(
+            sm.Conv2d(1, 2, 3, input_size=4), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        ),
         (1, 4, 4),
     ),
 }
@@ -191,9 +196,12 @@ NO_MATRIX = {
         lambda: nn.MultiheadAttention(4, 2),
         (3, 4),
     ),
-    "SelfAttention is not a matrix; .*matrix.x.": (lambda: sm.SelfAttention(4, 2), (3, 4)),
+    "SelfAttention is not a matrix; .*matrix.x.": (
+        lambda: sm.SelfAttention(4, 2, batch_first=True),
+        (3, 4),
+    ),
     "LSTM is not a matrix; .*inside the recurrence": (lambda: nn.LSTM(2, 2), (3, 2)),
-    "RNN.*tanh acts inside the recurrence": (lambda: sm.RNN(2, 2), (3, 2)),
+    "RNN.*tanh acts inside the recurrence": (lambda: sm.RNN(2, 2, batch_first=True), (3, 2)),
     "LayerNorm is not a matrix; .*BatchNorm|eval mode": (lambda: nn.LayerNorm(2), (2,)),
     "Softmax is not a matrix": (lambda: nn.Softmax(-1), (2,)),
     "Bilinear is not a matrix; .*Linear, Sequential": (lambda: nn.Bilinear(1, 1, 1), (1,)),
@@ -232,8 +240,14 @@ BAD_SHAPES = {
     "start_dim must be at least 1, got start_dim=0": (lambda: nn.Flatten(0), (2, 2)),
     "output_size must be at least 1, got .0, 0": (lambda: nn.AdaptiveAvgPool2d(0), (1, 2, 2)),
     "sizes of at least 1, got .0,": (nn.Identity, (0,)),
-    "input_shape must be .1, 4, 4., got .1, 4, 5": (lambda: sm.Conv2d(1, 1, 2, 4), (1, 4, 5)),
-    "input_size is .4, 4., got input_shape=.1, 4, 5": (lambda: sm.AvgPool2d(2, 4), (1, 4, 5)),
+    "input_shape must be .1, 4, 4., got .1, 4, 5": (
+        lambda: sm.Conv2d(1, 1, 2, input_size=4),
+        (1, 4, 5),
+    ),
+    "input_size is .4, 4., got input_shape=.1, 4, 5": (
+        lambda: sm.AvgPool2d(2, input_size=4),
+        (1, 4, 5),
+    ),
     "batch_first=True, got .* and batch_first=False": (
         lambda: sm.RNN(2, 2, nonlinearity="linear", batch_first=False),
         (3, 2),
@@ -348,7 +362,7 @@ def test_a_part_may_have_buffers_only():
 
 
 def test_a_layer_of_this_library_is_copied_or_untied():
-    module = sm.Conv2d(1, 2, 3, 6)
+    module = sm.Conv2d(1, 2, 3, input_size=6)
     assert sm.from_module(module, (1, 6, 6)).tied
     untied, x = sm.from_module(module, (1, 6, 6), tied=False), torch.randn(2, 1, 6, 6)
     assert not untied.tied

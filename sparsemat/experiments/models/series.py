@@ -56,11 +56,11 @@ class SeriesNetwork:
             case "native":
                 return nn.RNN(d, h, batch_first=True)
             case "tied":
-                return sm.RNN(d, h)
+                return sm.RNN(d, h, batch_first=True)
             case "native-linear":
                 return LinearRecurrence(d, h, batch_first=True)
             case "tied-linear":
-                return sm.RNN(d, h, nonlinearity="linear")
+                return sm.RNN(d, h, nonlinearity="linear", batch_first=True)
             case "scalar":
                 return ScalarMatrix(d)
             case "free":
