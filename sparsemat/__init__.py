@@ -47,12 +47,14 @@ from .patterns import (
     selection_pattern,
     shift_pattern,
 )
+from .summary import summary
 
 __version__ = "0.2.0.dev0"
 
 __all__ = [
     "from_module",
     "to_matrix",
+    "summary",
     "Pattern",
     "kron",
     "Matrix",

@@ -86,7 +86,9 @@ NETWORKS = {
         (3, 32, 32),
     ),
     "TransformerEncoder": (
-        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), 2),
+        lambda: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), 2
+        ),
         (5, 8),
     ),
     "RNN inside": (lambda: Recurrent(nn.RNN(3, 4, 2, batch_first=True)), (6, 3)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -24,11 +25,15 @@ class Call:
         args: The positional arguments, tensors without their numbers (on the meta device).
         kwargs: The named arguments, likewise.
         output: What it returned, likewise.
+        order: How many calls came before, of any part.
+        clock: How far the clock of :func:`record` went on during the call.
     """
 
     args: tuple
     kwargs: dict[str, Any]
     output: Any = None
+    order: int = 0
+    clock: int = 0
 
     @property
     def tensors(self) -> list[torch.Tensor]:
@@ -77,7 +82,9 @@ def arguments(
     return (like_of(module, None, None).new_zeros(size),), {}
 
 
-def record(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Record:
+def record(
+    module: nn.Module, args: tuple, kwargs: dict[str, Any], clock: Callable[[], int] = int
+) -> Record:
     """Run the network once, in the mode it is in, and note what every part is called with.
 
     Buffers, modes, hooks and the random state are afterwards what they were; fast paths that go
@@ -88,10 +95,10 @@ def record(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Record:
     """
     paths = {part: path for path, part in module.named_modules()}
     result = Record(paths, {part: [] for part in paths})
-    handles, open_calls = [], []
+    handles, open_calls, orders = [], [], count()
 
     def before(part: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        call = Call(_shapes(args), _shapes(kwargs))
+        call = Call(_shapes(args), _shapes(kwargs), order=next(orders), clock=-clock())
         result.calls[part].append(call)
         open_calls.append(call)
         # one input: self-attention, which torch's cannot do and the matrix layer can
@@ -99,6 +106,7 @@ def record(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Record:
 
     def after(part: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         call = open_calls.pop()
+        call.clock += clock()
         if _is_alone(part, call):
             call.output = _shapes(output[0])
             return output[0]
@@ -115,6 +123,25 @@ def record(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Record:
         for handle in handles:
             handle.remove()
     return result
+
+
+def one_shape(part: nn.Module, call: Call) -> tuple[int, ...]:
+    """The shape of one input of a part, without the batch axis.
+
+    Raises:
+        ValueError: The part was called without a tensor.
+    """
+    if not call.tensors:
+        raise ValueError("the part must be called with a tensor, got none")
+    shape = tuple(call.tensors[0].shape)
+    names = (kind.__name__ for kind in type(part).__mro__)
+    dims = next((int(name[-2]) for name in names if name[-2:] in ("1d", "2d", "3d")), None)
+    if dims is not None:
+        return shape[-dims - 1 :]
+    if hasattr(part, "batch_first"):
+        batch = 0 if part.batch_first else 1
+        return shape if len(shape) < 3 else shape[:batch] + shape[batch + 1 :]
+    return shape[1:]
 
 
 @contextmanager

@@ -33,12 +33,20 @@ class PerSize(nn.Module):
         Raises:
             ValueError: There is none; the message names the sizes there are.
         """
+        return self.chosen(x)(x, *args, **kwargs)
+
+    def chosen(self, x: torch.Tensor) -> nn.Module:
+        """The layer for images of this size.
+
+        Raises:
+            ValueError: There is none; the message names the sizes there are.
+        """
         dims = len(next(iter(self.by_size)))
         size = tuple(x.shape[-dims:])
         if size not in self.by_size:
             sizes = ", ".join(map(str, self.by_size))
             raise ValueError(f"images must have one of the sizes {sizes}, got {size}")
-        return self.by_size[size](x, *args, **kwargs)
+        return self.by_size[size]
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all layers."""

@@ -15,7 +15,7 @@ from ..arguments import as_flag, as_size
 from ..products import check_form
 from ..rules import Rule, as_it_is, checked_shape, find, rules
 from .matrices import check_module
-from .record import Call, Example, Record, arguments, record
+from .record import Call, Example, Record, arguments, one_shape, record
 from .sizes import PerSize
 
 
@@ -114,7 +114,7 @@ def _made(
 def _layer(part: nn.Module, rule: Rule, calls: list[Call], options: dict[str, Any]) -> nn.Module:
     as_torch = any(len(call.args) != 1 or call.kwargs for call in calls)
     options = options | {"as_torch": as_torch}
-    shapes = list(dict.fromkeys(_one_shape(part, call) for call in calls))
+    shapes = list(dict.fromkeys(one_shape(part, call) for call in calls))
     first = rule.layer(part, shapes[0], options)
     sized = isinstance(getattr(first, "input_size", None), tuple)
     if not sized or len(shapes) == 1:
@@ -122,21 +122,6 @@ def _layer(part: nn.Module, rule: Rule, calls: list[Call], options: dict[str, An
     if not options["tied"] and "tied" in rule.options:
         raise ValueError(f"tied=False needs images of one size, got {shapes[0]} and {shapes[1]}")
     return PerSize([first, *(rule.layer(part, shape, options) for shape in shapes[1:])])
-
-
-def _one_shape(part: nn.Module, call: Call) -> tuple[int, ...]:
-    """The shape of one input, without the batch axis."""
-    if not call.tensors:
-        raise ValueError("the part must be called with a tensor, got none")
-    shape = tuple(call.tensors[0].shape)
-    names = (kind.__name__ for kind in type(part).__mro__)
-    dims = next((int(name[-2]) for name in names if name[-2:] in ("1d", "2d", "3d")), None)
-    if dims is not None:
-        return shape[-dims - 1 :]
-    if hasattr(part, "batch_first"):
-        batch = 0 if part.batch_first else 1
-        return shape if len(shape) < 3 else shape[:batch] + shape[batch + 1 :]
-    return shape[1:]
 
 
 def _rule(part: nn.Module, path: str) -> Rule | None:
@@ -168,7 +153,7 @@ def _alone(
 ) -> nn.Module:
     """The layer of a module that is one part."""
     if torch.is_tensor(input_shape):
-        shape = _one_shape(module, Call((input_shape,), {}))
+        shape = one_shape(module, Call((input_shape,), {}))
     else:
         shape = checked_shape(input_shape)
     rule = rule or find(module)
