@@ -15,10 +15,13 @@ from .data2matrix import (
 )
 from .kronecker import kron
 from .layers import (
+    GRU,
+    LSTM,
     RNN,
     AvgPool1d,
     AvgPool2d,
     AvgPool3d,
+    BidirectionalRNN,
     Conv1d,
     Conv2d,
     Conv3d,
@@ -71,6 +74,9 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "BidirectionalRNN",
+    "GRU",
+    "LSTM",
     "RNN",
     "SelfAttention",
     "SparseLinear",

@@ -189,7 +189,7 @@ def test_a_model_stays_as_it_is():
 
 
 def test_what_is_no_network_is_named():
-    with pytest.raises(TypeError, match="must be a torch.nn.Module, got str"):
+    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got str"):
         sm.summary("resnet", (3,))
     with pytest.raises(ValueError, match=r"0 \(Conv2d\): padding=2 .* made to pad by"):
         module = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"))

@@ -3,15 +3,19 @@
 from . import simple, transposed
 from .attention import SelfAttention, third_order
 from .convolution import Conv1d, Conv2d, Conv3d
+from .gated import GRU, LSTM, BidirectionalRNN
 from .linear import SparseLinear
 from .multihead import MultiheadAttention
 from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool2d, avg_pool_pattern
 from .recurrence import RNN
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BidirectionalRNN",
     "Conv1d",
     "Conv2d",
     "Conv3d",

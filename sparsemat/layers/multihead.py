@@ -106,7 +106,7 @@ class MultiheadAttention(MatrixLayer, nn.MultiheadAttention):
         key_padding_mask: torch.Tensor | None = None,
         attn_mask: torch.Tensor | None = None,
     ) -> Matrix:
-        r"""The data-dependent matrix $\sum_h A_h(Q, K) \otimes (W_{v,h} W_{o,h})^T$ of one sequence.
+        r"""The matrix $\sum_h A_h(Q, K) \otimes (W_{v,h} W_{o,h})^T$ of one pair of sequences.
 
         Times ``value.reshape(-1)`` it is the output, but for the constant that the biases add.
 
