@@ -34,6 +34,7 @@ from .layers import (
 )
 from .lazy import Block, Chain, Kronecker, Sum
 from .matrix import Matrix, SparseMatrix
+from .networks import local_map, summary
 from .pattern import Pattern
 from .patterns import (
     allowed_pairs,
@@ -50,13 +51,13 @@ from .patterns import (
     selection_pattern,
     shift_pattern,
 )
-from .summary import summary
 
 __version__ = "0.2.0.dev0"
 
 __all__ = [
     "from_module",
     "to_matrix",
+    "local_map",
     "summary",
     "Pattern",
     "kron",

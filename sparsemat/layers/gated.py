@@ -36,7 +36,7 @@ class GatedSystem:
     parts: dict[str, np.ndarray]
 
     def solve(self, x: torch.Tensor) -> torch.Tensor:
-        """The vector z for an input ``(T, d)``, by one triangular solve of SciPy; on the CPU, no gradients."""
+        """Give z at an input ``(T, d)`` by one triangular solve on the CPU, without gradients."""
         import scipy.sparse
         from scipy.sparse.linalg import spsolve_triangular
 

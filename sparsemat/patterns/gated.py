@@ -32,13 +32,13 @@ class GatedPattern(NamedTuple):
 def lstm_pattern(steps: int, input_size: int, hidden_size: int, proj_size: int = 0) -> GatedPattern:
     r"""The pattern of an LSTM over a sequence, $z_t = (a_t, c_t, m_t, h_t)$.
 
-    With $a$ the pre-activations of the gates i, f, g, o, S the delay by one step, $P_g$ the
+    With a the pre-activations of the gates i, f, g, o, S the delay by one step, $P_g$ the
     selection of a gate and capital letters for diagonal matrices of gates,
 
     $$a = B x + N h + b, \; c = F S c + I G P_g a, \; m = O K c, \; h = W_r m,$$
 
-    where $G = \mathrm{diag}(\tanh(a_g)/a_g)$ and $K = \mathrm{diag}(\tanh(c)/c)$. Without projection
-    h is m, and z has no m.
+    where $G = \mathrm{diag}(\tanh(a_g)/a_g)$ and $K = \mathrm{diag}(\tanh(c)/c)$. Without a
+    projection h is m, and z has no m.
 
     Args:
         steps: Length T of the sequence.

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .convert.record import Call, Example, arguments, record
+from ..convert.record import Call, Example, arguments, record
+from ..layers.attention import SelfAttention
 from .counts import bytes_of, count
-from .layers.attention import SelfAttention
 
 if TYPE_CHECKING:
     import pandas

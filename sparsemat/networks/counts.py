@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 from torch import nn
 
-from .convert.record import Call, one_shape
-from .convert.sizes import PerSize
-from .kronecker import kron
-from .layers.attention import SelfAttention
-from .layers.recurrence import RNN
-from .layers.simple import BATCH_NORM, DROPOUT, ELEMENTWISE
-from .pattern import Pattern
-from .patterns.simple import diagonal_pattern, identity_pattern
-from .rules import find, like
+from ..convert.record import Call, one_shape
+from ..convert.sizes import PerSize
+from ..kronecker import kron
+from ..layers.attention import SelfAttention
+from ..layers.recurrence import RNN
+from ..layers.simple import BATCH_NORM, DROPOUT, ELEMENTWISE
+from ..pattern import Pattern
+from ..patterns.simple import diagonal_pattern, identity_pattern
+from ..rules import find, like
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm1d, nn.InstanceNorm2d)
 MAXIMA = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
