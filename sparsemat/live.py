@@ -3,71 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 
-class Live:
-    """A tensor computed anew at each use; it may stand wherever torch takes a tensor.
+class Live(torch.Tensor):
+    """A vector computed anew at each use; it stands wherever torch takes a tensor.
 
     Nothing is kept between uses: no record of its sources could tell that ``.data`` was written.
+    ``detach()`` gives an ordinary tensor, the vector of now.
 
     Args:
-        compute: Function without arguments that returns the tensor.
-        dtype: Type of the tensor.
-        device: Where it will live.
+        compute: Function without arguments that returns the vector.
+        length: Its entries.
+        dtype: Their type.
+        device: Where they live.
     """
 
-    def __init__(
-        self, compute: Callable[[], torch.Tensor], dtype: torch.dtype, device: torch.device
-    ) -> None:
-        self.value, self.dtype, self.device = compute, dtype, device
+    compute: Callable[[], torch.Tensor]
+    kind: tuple[torch.dtype, torch.device]
+
+    @staticmethod
+    def __new__(
+        cls,
+        compute: Callable[[], torch.Tensor],
+        length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Self:
+        """A tensor without storage of its own."""
+        self = torch.Tensor._make_wrapper_subclass(cls, (length,), dtype=dtype, device=device)
+        self.compute, self.kind = compute, (dtype, device)
+        return self
+
+    def __init__(self, *args: Any) -> None:
+        """All is done when it is made."""
+
+    def value(self) -> torch.Tensor:
+        """The vector as it is now, connected to its sources."""
+        return self.compute().reshape(-1)
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
-        kwargs = {name: _now(value) for name, value in (kwargs or {}).items()}
-        return function(*map(_now, args), **kwargs)
+        """The operation on the values of now."""
+        args, kwargs = tree_map_only(Live, Live.value, (args, kwargs or {}))
+        return function(*args, **kwargs)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)
-        return getattr(self.value(), name)
-
-    def __len__(self) -> int:
-        return len(self.value())
-
-    def __getitem__(self, at: Any) -> torch.Tensor:
-        return self.value()[at]
-
-    def __repr__(self) -> str:
-        return repr(self.value())
-
-    def __reduce__(self) -> tuple:
-        return torch.clone, (self.value().detach(),)
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        """The operation on the values of now, for calls that come from within torch."""
+        args, kwargs = tree_map_only(Live, Live.value, (args, kwargs or {}))
+        return function(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict) -> torch.Tensor:
-        return self.value().detach().clone()
-
-
-def _now(value: Any) -> Any:
-    if isinstance(value, Live):
-        return value.value()
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_now, value))
-    return value
-
-
-def _operator(name: str) -> Callable:
-    def apply(self: Live, *others: Any) -> torch.Tensor:
-        return getattr(self.value(), name)(*map(_now, others))
-
-    return apply
-
-
-OPERATORS = """
-add radd sub rsub mul rmul truediv rtruediv neg pow matmul eq ne lt le gt ge
-"""
-for _name in OPERATORS.split():
-    setattr(Live, f"__{_name}__", _operator(f"__{_name}__"))
-Live.__hash__ = object.__hash__
+        value = self.value()
+        return value.detach().clone().requires_grad_(value.requires_grad)

@@ -192,8 +192,12 @@ class SparseMatrix(Matrix):
         if not isinstance(pattern, Pattern):
             raise TypeError(f"pattern must be a Pattern, got {type(pattern).__name__}")
         self.pattern = pattern
-        self._theta = theta if isinstance(theta, Live) else _flat(theta)
-        if not isinstance(theta, Live) and len(self._theta) != pattern.num_parameters:
+        if isinstance(theta, Live):
+            self._theta, self._kind = theta, theta.kind
+            return
+        self._theta = _flat(theta)
+        self._kind = self._theta.dtype, self._theta.device
+        if len(self._theta) != pattern.num_parameters:
             raise ValueError(
                 f"theta must hold num_parameters={pattern.num_parameters} values, "
                 f"got {len(self._theta)} (shape {tuple(torch.as_tensor(theta).shape)})"
@@ -208,12 +212,12 @@ class SparseMatrix(Matrix):
         return SparseMatrix(self.pattern, theta)
 
     def __reduce__(self) -> tuple:
-        return SparseMatrix, (self.pattern, self.theta.detach())
+        return SparseMatrix, (self.pattern, self.theta.detach().clone())
 
     @property
     def theta(self) -> torch.Tensor:
         """The parameters, shape ``(num_parameters,)``, as they are now."""
-        return _flat(self._theta.value()) if isinstance(self._theta, Live) else self._theta
+        return self._theta.value() if isinstance(self._theta, Live) else self._theta
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -233,12 +237,12 @@ class SparseMatrix(Matrix):
     @property
     def dtype(self) -> torch.dtype:
         """The type of the entries, floating-point or complex."""
-        return self._theta.dtype
+        return self._kind[0]
 
     @property
     def device(self) -> torch.device:
         """Where the entries live."""
-        return self._theta.device
+        return self._kind[1]
 
     @property
     def requires_grad(self) -> bool:
@@ -363,7 +367,8 @@ class SparseMatrix(Matrix):
             mine.num_parameters + theirs.num_parameters,
         )
         return SparseMatrix(
-            pattern, Live(lambda: torch.cat([self.theta, other.theta]), self.dtype, self.device)
+            pattern,
+            Live(lambda: torch.cat([self.theta, other.theta]), pattern.num_parameters, *self._kind),
         )
 
     def __mul__(self, scalar: float | torch.Tensor) -> SparseMatrix:
@@ -373,7 +378,7 @@ class SparseMatrix(Matrix):
         return self._with(lambda: self.theta * scalar)
 
     def _with(self, theta: Callable[[], torch.Tensor]) -> SparseMatrix:
-        return SparseMatrix(self.pattern, Live(theta, self.dtype, self.device))
+        return SparseMatrix(self.pattern, Live(theta, self.num_parameters, *self._kind))
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         return self.product(self.theta, x)

@@ -78,7 +78,7 @@ def _absorbed(monomial: SparseMatrix, matrix: SparseMatrix) -> SparseMatrix:
         chosen = matrix.theta if source is None else matrix.theta.index_select(0, source)
         return monomial.theta.index_select(0, kind) * chosen
 
-    return SparseMatrix(pattern, Live(theta, matrix.dtype, matrix.device))
+    return SparseMatrix(pattern, Live(theta, pattern.num_parameters, *matrix._kind))
 
 
 def _one_weight_each(pattern: Pattern, weight_of_row: np.ndarray) -> np.ndarray | None:
@@ -103,7 +103,8 @@ def _formed(left: SparseMatrix, right: SparseMatrix) -> SparseMatrix:
     a, b = _Cells(left), _Cells(right)
     _require_memory(a, b)
     structure = _Structure(a.pattern, b.pattern)
-    theta = Live(lambda: structure.values(a.values(), b.values()), left.dtype, left.device)
+    cells = structure.pattern.nnz
+    theta = Live(lambda: structure.values(a.values(), b.values()), cells, *left._kind)
     return SparseMatrix(structure.pattern, theta)
 
 

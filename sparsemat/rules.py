@@ -34,12 +34,15 @@ class Affine(NamedTuple):
 
     def matrix(self, like: torch.Tensor) -> SparseMatrix:
         """The matrix; ``like`` tells type and device."""
-        return SparseMatrix(self.pattern, Live(self.theta, like.dtype, like.device))
+        return SparseMatrix(
+            self.pattern, Live(self.theta, self.pattern.num_parameters, like.dtype, like.device)
+        )
 
     def constant(self, like: torch.Tensor) -> Live:
         """The constant, zeros where there is no bias."""
         rows = self.pattern.shape[0]
-        return Live(self.bias or (lambda: like.new_zeros(rows)), like.dtype, like.device)
+        bias = self.bias or (lambda: like.new_zeros(rows))
+        return Live(bias, rows, like.dtype, like.device)
 
 
 @dataclass(frozen=True)
@@ -176,17 +179,17 @@ def taking_over(layer: nn.Module, module: nn.Module) -> nn.Module:
     refuse_computed(module)
     for path, part in layer.named_modules():
         source = module.get_submodule(path)
-        wanted, given = (
-            {name for name, parameter in side._parameters.items() if parameter is not None}
+        mine, theirs = (
+            {name for name, value in side._parameters.items() if value is not None}
             for side in (part, source)
         )
-        if wanted != given:
+        if mine != theirs:
             raise ValueError(
-                f"{type(module).__name__} must have the parameters {sorted(wanted)}, "
-                f"got {sorted(given)}"
+                f"{type(module).__name__} must have the parameters {sorted(mine)}, "
+                f"got {sorted(theirs)}"
             )
-        for name in part._parameters:
-            part._parameters[name] = source._parameters.get(name)
+        for name in mine:
+            part._parameters[name] = source._parameters[name]
     return layer.train(module.training)
 
 

@@ -7,8 +7,7 @@ from contract import Case, LayerContract, assert_near
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsemat import SelfAttention, attention_pattern, third_order
-from sparsemat import allowed_pairs
+from sparsemat import SelfAttention, allowed_pairs, attention_pattern, third_order
 
 MASKS = {
     "full": {},
@@ -124,7 +123,9 @@ def test_gradients_of_the_third_order_form():
         pytest.param(
             {"out_dim": 0}, "out_dim must be an integer of at least 1, got 0", id="out_dim"
         ),
-        pytest.param({"window": -1}, "window must be at least 0, got -1", id="window"),
+        pytest.param(
+            {"window": -1}, "window must be an integer of at least 0, got -1", id="window"
+        ),
         pytest.param({"tokens": 2**21}, r"below 2\*\*63, got tokens \* dim = 4194304", id="size"),
     ],
 )

@@ -229,7 +229,7 @@ class RNN(MatrixLayer, nn.Module):
                 result = self._explicit(steps, layer) @ result
             return result.reshape(-1).index_select(0, at)
 
-        return SparseMatrix(pattern, Live(theta, weight.dtype, weight.device))
+        return SparseMatrix(pattern, Live(theta, len(row), weight.dtype, weight.device))
 
     def _require_linear(self) -> None:
         if self.nonlinearity != "linear":

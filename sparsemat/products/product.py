@@ -9,7 +9,6 @@ others, so derivatives of every order are made of the same three.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cached_property
 from itertools import count
 from weakref import WeakValueDictionary
 
@@ -42,6 +41,15 @@ class Product(ABC):
     shape: tuple[int, int]
     num_parameters: int
     nnz: int
+    _number: int
+    _tables: dict[tuple[str, torch.device], torch.Tensor]
+
+    def __new__(cls, *args: object, **kwargs: object) -> Product:
+        """A product without tables yet, and with a number by which a compiler may find it."""
+        self = super().__new__(cls)
+        self._number, self._tables = next(_numbers), {}
+        _by_number[self._number] = self
+        return self
 
     def __deepcopy__(self, memo: dict) -> Product:
         return self  # nothing in it can change
@@ -99,7 +107,8 @@ class Product(ABC):
     def table(self, name: str, device: torch.device) -> torch.Tensor:
         """One of :meth:`arrays` on a device; only real tensors are kept."""
         if torch.compiler.is_dynamo_compiling():
-            return _kept_table(self._number, name, str(device))
+            _are_made(self._number, name, str(device))
+            return self._tables[name, device]
         if is_traced():
             return torch.tensor(self.arrays()[name], device=device)
         return self._table(name, device)
@@ -109,16 +118,6 @@ class Product(ABC):
             arrays = self.arrays().items()
             self._tables |= {(name, device): constant(array, device) for name, array in arrays}
         return self._tables[name, device]
-
-    @cached_property
-    def _tables(self) -> dict[tuple[str, torch.device], torch.Tensor]:
-        return {}
-
-    @cached_property
-    def _number(self) -> int:
-        number = next(_numbers)
-        _by_number[number] = self
-        return number
 
     @abstractmethod
     def plain(self, kind: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -165,9 +164,9 @@ def is_traced(*tensors: torch.Tensor) -> bool:
 
 
 @torch.compiler.assume_constant_result
-def _kept_table(number: int, name: str, device: str) -> torch.Tensor:
-    # a function of constants, so that a compiler takes the tensor as one, too
-    return _by_number[number]._table(name, torch.device(device))
+def _are_made(number: int, name: str, device: str) -> bool:
+    # a function of constants, which a compiler calls while it traces: then the tables are there
+    return _by_number[number]._table(name, torch.device(device)) is not None
 
 
 def is_transformed() -> bool:
