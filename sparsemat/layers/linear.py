@@ -57,8 +57,8 @@ class SparseLinear(MatrixLayer, nn.Module):
     ) -> None:
         super().__init__()
         check_flags(bias=bias)
-        choose(pattern, form)  # refuses what the pattern does not have
         self.pattern, self.form = pattern, form
+        self.prepare()  # refuses a form that the pattern does not have
         like = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(pattern.num_parameters, **like))
         self.register_parameter(
@@ -228,6 +228,7 @@ class SparseLinear(MatrixLayer, nn.Module):
         source = np.concatenate([kept, np.full(count, -1)])[order]
         row, col = np.divmod(cells[order], max(1, cols))
         self.pattern = Pattern((rows, cols), row, col, np.arange(len(row)), len(row))
+        self.prepare()
         source = torch.from_numpy(source).to(self.weight.device)
         moving = [self.weight]
         if optimizer is not None:
@@ -252,6 +253,7 @@ class SparseLinear(MatrixLayer, nn.Module):
             return  # torch reports the weight's length
         if not all(np.array_equal(getattr(self.pattern, name), loaded[name]) for name in loaded):
             self.pattern = Pattern(self.pattern.shape, **loaded, num_parameters=len(self.weight))
+            self.prepare()
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         # before torch copies the parameters

@@ -52,7 +52,9 @@ def recurrence(
     if inputs.ndim != 3 or len(inputs) == 0:
         raise ValueError(f"inputs must have shape (T, n, h) with T >= 1, got {tuple(inputs.shape)}")
     steps, n, h = inputs.shape
-    product = choose(steps, n, h, activation, inputs.device, form)
+    # a choice by size would tie what is traced to the size of this batch
+    traced = is_traced(inputs, weight)
+    product = choose(steps, 1 if traced else n, h, activation, inputs.device, form)
     if weight.shape not in ((h, h), (h,)):
         raise ValueError(
             f"weight must have shape (h, h) or (h,) with h={h}, got {tuple(weight.shape)}"
