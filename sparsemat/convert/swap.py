@@ -35,8 +35,8 @@ def from_module(
     its own Python code stays as it is. Parameters and parts that are shared stay shared, state
     dicts load both ways (a convolution that is not tied has a longer weight). A part that is called
     with images of several sizes becomes a :class:`~sparsemat.convert.sizes.PerSize`. An attention
-    that is called with one input becomes a :class:`SelfAttention`, one that is called as torch's a
-    :class:`MultiheadAttention`.
+    that is called with one input becomes a :class:`sparsemat.SelfAttention`, one that is called as
+    torch's a :class:`sparsemat.MultiheadAttention`.
 
     Args:
         module: Any network, or one layer.

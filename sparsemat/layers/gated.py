@@ -276,7 +276,7 @@ class GRU(_Recurrence, nn.GRU):
 
 
 class BidirectionalRNN(_Recurrence, nn.RNN):
-    """An RNN in one or both directions; see :class:`RNN` for the matrices of a direction.
+    """An RNN in one or both directions; see :class:`sparsemat.RNN` for the matrices of a direction.
 
     Arguments, parameters, initial values and the call are those of ``torch.nn.RNN``; packed
     sequences are not taken.

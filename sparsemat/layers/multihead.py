@@ -30,7 +30,7 @@ class MultiheadAttention(MatrixLayer, nn.MultiheadAttention):
 
     Arguments, parameters and the call are those of ``torch.nn.MultiheadAttention``, with every
     option (``kdim``, ``vdim``, ``add_bias_kv``, ``add_zero_attn``, masks). For self-attention with
-    one argument, bands and a third-order core see :class:`SelfAttention`.
+    one argument, bands and a third-order core see :class:`sparsemat.SelfAttention`.
 
     Source: paper 4.4, chapter "Attention"; the matrix of cross-attention has a row a query and a
     column a key.

@@ -10,7 +10,9 @@ from .piecewise import Gate, Watch
 
 
 class LocalMap(Matrix):
-    r"""The matrix A(x) of a piecewise linear network, not formed; made by :func:`local_map`.
+    r"""The matrix A(x) of a piecewise linear network, not formed.
+
+    Made by :func:`sparsemat.local_map`.
 
     ``A @ v`` runs the network's gates and matrices over v, ``A.T @ u`` backwards; ``row(i)`` is one
     backward pass. It is constant as long as no gate changes.
@@ -104,8 +106,8 @@ def local_map(model: nn.Module, x: torch.Tensor) -> LocalMap:
         x: One input, without the batch axis, of the type of the parameters.
 
     Returns:
-        A :class:`LocalMap` of shape ``(y.numel(), x.numel())``; it holds the run's intermediate
-        results.
+        A :class:`sparsemat.networks.LocalMap` of shape ``(y.numel(), x.numel())``; it holds the
+        intermediate results of the run.
 
     Raises:
         TypeError: ``x`` is no tensor of floating-point numbers, the output is no tensor, or an
