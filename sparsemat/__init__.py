@@ -15,6 +15,8 @@ from .data2matrix import (
 )
 from .kronecker import kron
 from .layers import (
+    GRU,
+    LSTM,
     RNN,
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -22,10 +24,12 @@ from .layers import (
     AvgPool1d,
     AvgPool2d,
     AvgPool3d,
+    BidirectionalRNN,
     Conv1d,
     Conv2d,
     Conv3d,
     MaxPool2d,
+    MultiheadAttention,
     SelfAttention,
     SparseLinear,
     avg_pool_pattern,
@@ -33,6 +37,7 @@ from .layers import (
 )
 from .lazy import Block, Chain, Kronecker, Sum
 from .matrix import Matrix, SparseMatrix
+from .networks import local_map, summary
 from .pattern import Pattern
 from .patterns import (
     allowed_pairs,
@@ -55,6 +60,8 @@ __version__ = "0.2.0.dev0"
 __all__ = [
     "from_module",
     "to_matrix",
+    "local_map",
+    "summary",
     "Pattern",
     "kron",
     "Matrix",
@@ -70,9 +77,13 @@ __all__ = [
     "AvgPool2d",
     "AvgPool3d",
     "MaxPool2d",
+    "MultiheadAttention",
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "BidirectionalRNN",
+    "GRU",
+    "LSTM",
     "RNN",
     "SelfAttention",
     "SparseLinear",

@@ -239,14 +239,17 @@ class KroneckerPattern(Pattern):
         index = index if self.labels is None else self.labels[index]
         return Pattern((stop - start, self.shape[1]), row, col, index, self.num_parameters)
 
-    def _largest_distance(self, sign: int) -> int:
-        """Largest ``sign * (row - col)``: a sum over factors, so each takes its own largest."""
+    def _largest_distance(self, sign: int, row_step: int = 1, col_step: int = 1) -> int:
+        """Largest ``sign * (row * row_step - col * col_step)``, a sum of each factor's largest."""
         if self.nnz == 0:
             return 0
-        total, row_step, col_step = 0, 1, 1
+        total = 0
         for factor in reversed(self.factors):
-            distance = sign * (factor.row * row_step - factor.col * col_step)
-            total += int(distance.max())
+            if isinstance(factor, KroneckerPattern):
+                total += factor._largest_distance(sign, row_step, col_step)
+            else:
+                distance = sign * (factor.row * row_step - factor.col * col_step)
+                total += int(distance.max())
             row_step, col_step = row_step * factor.shape[0], col_step * factor.shape[1]
         return total
 

@@ -4,7 +4,9 @@ from . import embedding, normalisation, padding, resampling, reshaping, simple, 
 from .adaptive import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d
 from .attention import SelfAttention, third_order
 from .convolution import Conv1d, Conv2d, Conv3d
+from .gated import GRU, LSTM, BidirectionalRNN
 from .linear import SparseLinear
+from .multihead import MultiheadAttention
 from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool2d, avg_pool_pattern
 from .recurrence import RNN
 
@@ -12,13 +14,17 @@ __all__ = [
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
+    "GRU",
+    "LSTM",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BidirectionalRNN",
     "Conv1d",
     "Conv2d",
     "Conv3d",
     "MaxPool2d",
+    "MultiheadAttention",
     "RNN",
     "SelfAttention",
     "SparseLinear",

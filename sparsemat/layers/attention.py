@@ -24,6 +24,7 @@ from .base import (
     require_tensor,
     require_type,
 )
+from .multihead import MultiheadAttention
 
 
 def third_order(pattern: Pattern, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -287,6 +288,8 @@ class SelfAttention(MatrixLayer, nn.Module):
 
 
 def _layer(module: nn.MultiheadAttention, shape: tuple[int, ...], options: dict) -> nn.Module:
+    if options.get("as_torch"):
+        return _called_as_torch(module, options)
     width = module.embed_dim
     refuse(module, add_zero_attn=False, bias_k=None, bias_v=None, kdim=width, vdim=width)
     _check_shape(module, shape)
@@ -296,6 +299,21 @@ def _layer(module: nn.MultiheadAttention, shape: tuple[int, ...], options: dict)
         device="meta",
         causal=options.get("causal", False),
         window=options.get("window"),
+    )
+    return taking_over(layer, module)
+
+
+def _called_as_torch(module: nn.MultiheadAttention, options: dict) -> nn.Module:
+    asked = {"causal": options.get("causal"), "window": options.get("window")}
+    if any(value not in (None, False) for value in asked.values()):
+        raise ValueError(
+            "causal and window need an attention that is called with one input, got one that is "
+            f"called as torch's and {asked}; its call takes an attn_mask"
+        )
+    layer = MultiheadAttention(
+        *(module.embed_dim, module.num_heads, module.dropout, module.in_proj_bias is not None),
+        *(module.bias_k is not None, module.add_zero_attn, module.kdim, module.vdim),
+        *(module.batch_first, "meta"),
     )
     return taking_over(layer, module)
 

@@ -23,7 +23,7 @@ from ..products.recurrence import (
     choose,
     recurrence,
 )
-from ..rules import Affine, Rule, refuse, register, taking_over
+from ..rules import Affine, Rule, register, taking_over
 from .base import (
     MatrixLayer,
     check_dropout,
@@ -32,6 +32,7 @@ from .base import (
     require_tensor,
     require_type,
 )
+from .gated import BidirectionalRNN, gated_layer
 
 
 class RNN(MatrixLayer, nn.Module):
@@ -273,7 +274,8 @@ def _matrix(module: RNN, shape: tuple[int, ...], like: torch.Tensor) -> Affine:
 
 
 def _layer(module: nn.RNN, shape: tuple[int, ...], options: dict[str, Any]) -> nn.Module:
-    refuse(module, bidirectional=False)
+    if module.bidirectional:
+        return gated_layer(BidirectionalRNN, module, shape)
     _check_shape(module, shape)
     layer = RNN(
         *(module.input_size, module.hidden_size, module.num_layers, module.nonlinearity),
@@ -301,4 +303,3 @@ HINT = (
 )
 register(Rule((RNN,), _matrix, _own_layer))
 register(Rule((nn.RNN,), layer=_layer, hint=HINT))
-register(Rule((nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell), hint=HINT))
