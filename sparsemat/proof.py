@@ -14,6 +14,13 @@ class ProofError(AssertionError):
     """The claim is false, or the solver could not decide it."""
 
 
+class _Assignment(dict[str, int]):
+    """Variable name to value, sorted by name; shown as ``m = 3, n = 3``."""
+
+    def __repr__(self) -> str:
+        return ", ".join(f"{name} = {value}" for name, value in self.items())
+
+
 def prove(claim: z3.BoolRef, given: Iterable[z3.BoolRef] = ()) -> None:
     """Prove that ``claim`` follows from ``given`` for all values of its variables.
 
@@ -42,7 +49,7 @@ def refute(
         minimize: Sizes to make as small as possible, the most important first; each bounded below.
 
     Returns:
-        The counterexample, variable name to value, sorted by name.
+        The counterexample, variable name to value, sorted by name; it reads ``m = 3, n = 3``.
 
     Raises:
         ProofError: The claim holds (no counterexample), the solver gave up, or a size has no bound.
@@ -76,4 +83,5 @@ def _model(constraints: list[z3.BoolRef]) -> z3.ModelRef | None:
 
 def _assignment(model: z3.ModelRef) -> dict[str, int]:
     constants = [symbol for symbol in model.decls() if symbol.arity() == 0]
-    return {s.name(): model[s].as_long() for s in sorted(constants, key=lambda s: s.name())}
+    names = sorted(constants, key=lambda symbol: symbol.name())
+    return _Assignment({s.name(): model[s].as_long() for s in names})

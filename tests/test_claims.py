@@ -1,6 +1,7 @@
 """The ledger names only boxes and checks that exist, and no theorem lacks a row."""
 
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,21 @@ NEED_ROW = {"theorem", "lemma", "proposition", "corollary"}
 BOX = re.compile(r"^:{3,}\{prf:(\w+)\}[^\n]*\n(?::[^\n]*\n)*?:label: *(\S+)", re.MULTILINE)
 OPENED = re.compile(r"^[:`]{3,}\{prf:(theorem|lemma|proposition|corollary)\}", re.MULTILINE)
 CHECK = re.compile(r"# check: ([\w-]+)( \(.+\))?$")
+THEORY = {
+    "data2matrix",
+    "patterns",
+    "convolution",
+    "spectrum",
+    "converse",
+    "pooling",
+    "recurrence",
+    "attention",
+    "backward",
+    "compositions",
+}
+
+sys.path.append(str(ROOT / "tools"))
+from check_kinds import kinds, sentence  # noqa: E402
 
 CLAIMS = yaml.safe_load((ROOT / "book" / "claims.yml").read_text()) or []
 
@@ -60,6 +76,23 @@ def test_row_is_well_formed_and_names_what_exists(claim):
         assert claim["id"] in checks(claim["chapter"]), "no cell with an assert checks it"
 
 
+@pytest.mark.parametrize(
+    "claim",
+    [claim for claim in CLAIMS if claim["verdict"] == "refuted" and claim["chapter"] in THEORY],
+    ids=lambda claim: claim["id"],
+)
+def test_a_refuted_claim_has_its_counterexample(claim):
+    assert "by counterexample" in kinds(claim["chapter"])[claim["id"]]
+
+
+def test_the_kinds_of_checks_are_read_from_the_cells():
+    found = kinds("convolution")["conv-forward"]
+    assert found == ["for all sizes", "with symbols", "with numbers"]
+    assert sentence(found) == "Checked for all sizes, with symbols and with numbers."
+    assert sentence(["by counterexample"]) == "Checked by counterexample."
+    assert kinds("no-such-chapter") == {}
+
+
 def test_ids_are_unique():
     assert [key for key, n in Counter(c["id"] for c in CLAIMS).items() if n > 1] == []
 
@@ -89,3 +122,13 @@ def test_every_erratum_is_in_the_ledger():
         number = claim.get("erratum", [])
         listed |= set(number if isinstance(number, list) else [number])
     assert listed == set(ERRATA)
+
+
+def test_every_reference_is_cited():
+    listed = re.findall(r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(), re.M)
+    pages = "".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
+    cited = {
+        key.strip() for keys in re.findall(r"\{cite\}`([^`]+)`", pages) for key in keys.split(",")
+    }
+    assert sorted(set(listed) - cited) == []
+    assert len(listed) == len(set(listed))
