@@ -14,7 +14,18 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the memory profiler is chatty
 
 import torch
 
-from . import attention, convolution, floor, general, growth, imports, recurrence, sparse, training
+from . import (
+    attention,
+    convolution,
+    floor,
+    general,
+    growth,
+    imports,
+    recurrence,
+    sparse,
+    structured,
+    training,
+)
 from .paired import Case, Measurement, measure
 
 AREAS = {
@@ -24,6 +35,7 @@ AREAS = {
     "sparse": sparse.cases,
     "general": general.cases,
     "training": training.cases,
+    "structured": structured.cases,
     "products alone": floor.cases,
 }
 GROWTH = "growth"  # the area without goals

@@ -23,7 +23,7 @@ from ..structured import LowRank, StrassenTileLinear, StructuredLinear, TileBase
 from . import datasets
 
 WIDTH, DEPTH, HEADS, PATCH, TOKENS = 128, 2, 4, 8, 16
-BATCH, EPOCHS, DECAY, CLIP = 64, 5, 0.05, 1.0
+BATCH, EPOCHS, DECAY, CLIP = 64, 4, 0.05, 1.0
 TRAIN, HELD_OUT = 8_000, 2_000
 RATES = (5e-4, 1.5e-3, 4.5e-3)
 CHOICE_SEED, SEEDS = 100, (0, 1, 2)
@@ -81,9 +81,9 @@ VARIANTS: dict[str, tuple[int, Callable[[int, int], nn.Module]]] = {
     "low rank, equal operations": (WIDTH, low_rank),
     "dense, equal operations": (104, nn.Linear),
     "dense, equal parameters": (160, nn.Linear),
-    "dense, tokens mixed": (WIDTH, MixedLinear),
     "tiles 24, random": (WIDTH, tiles(lambda: TileBases.random(24))),
     "tiles 24, naive products": (WIDTH, tiles(lambda: TileBases.naive(4, 24))),
+    "dense, tokens mixed": (WIDTH, MixedLinear),
     "tiles 16, pruned Strassen": (WIDTH, tiles(lambda: TileBases.pruned(16))),
     "tiles 32, pruned Strassen": (WIDTH, tiles(lambda: TileBases.pruned(32))),
 }

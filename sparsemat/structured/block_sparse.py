@@ -80,7 +80,7 @@ class BlockSparse(StructuredMatrix):
     def product(self, x: Tensor) -> Tensor:
         """Gather blocks of x, one small product each, add up by block row."""
         (a, c), (b, d) = self.grid, self.block
-        gathered = x.mT.reshape(c, d, len(x)).index_select(0, self.block_col)
+        gathered = x.mT.contiguous().view(c, d, len(x)).index_select(0, self.block_col)
         products = self.blocks @ gathered
         y = products.new_zeros(a, b, len(x)).index_add(0, self.block_row, products)
         return y.reshape(a * b, len(x)).mT

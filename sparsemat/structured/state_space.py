@@ -108,10 +108,16 @@ class DiagonalStateSpace(StructuredMatrix):
         return power.exp(), torch.view_as_complex(self.readout) * torch.expm1(power) / poles
 
     def kernel(self) -> Tensor:
-        """K, the first column of the matrix without D: shape ``(L,)``."""
+        """K, the first column of the matrix without D: shape ``(L,)``.
+
+        Lag ``i s + j`` is power i of the s-th power, times power j: few exponentials, one product.
+        """
         poles = torch.complex(-self.log_decay.exp(), self.frequency) * self.log_step.exp()
-        lags = torch.arange(self.shape[0], dtype=self.dtype, device=self.device)
-        return 2 * (self.discrete()[1] @ (poles[:, None] * lags).exp()).real
+        side = math.isqrt(self.shape[0] - 1) + 1
+        powers = torch.arange(side, dtype=self.dtype, device=self.device)
+        near, far = ((poles[:, None] * powers * step).exp() for step in (1, side))
+        lags = 2 * ((self.discrete()[1][:, None] * far).mT @ near).real
+        return lags.flatten()[: self.shape[0]]
 
     def product(self, x: Tensor) -> Tensor:
         """The causal convolution with the kernel, by padded transforms."""
