@@ -427,13 +427,20 @@ def test_block_low_rank_of_any_size(sizes, rank, batch, seed):
 
 @pytest.mark.parametrize("kept", range(1, 6))
 def test_largest_blocks_lose_least_of_all_masks(kept):
-    dense = torch.randn(4, 9)
+    dense = torch.randn(4, 12)
     mask = BlockSparse.largest(dense, (2, 3), kept)
+    assert mask.shape == (2, 4) and mask.sum() == kept
     best = BlockSparse.project(dense, mask=mask).error
-    for chosen in combinations(range(6), kept):
-        other = torch.zeros(6, dtype=torch.bool)
+    for chosen in combinations(range(8), kept):
+        other = torch.zeros(8, dtype=torch.bool)
         other[list(chosen)] = True
-        assert best <= BlockSparse.project(dense, mask=other.view(2, 3)).error + 1e-12
+        assert best <= BlockSparse.project(dense, mask=other.view(2, 4)).error + 1e-12
+
+
+@pytest.mark.parametrize("block, kept", [((2, 5), 1), ((3, 3), 1), ((2, 3), 0), ((2, 3), 9)])
+def test_blocks_that_cannot_be_kept_are_refused(block, kept):
+    with pytest.raises(ValueError, match=f"{kept} blocks of .{block[0]}, {block[1]}.*4x12"):
+        BlockSparse.largest(torch.randn(4, 12), block, kept)
 
 
 def test_blast_is_never_worse_than_low_rank():

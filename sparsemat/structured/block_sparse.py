@@ -61,7 +61,7 @@ class BlockSparse(StructuredMatrix):
             ValueError: The blocks do not divide the matrix, or there are not so many.
         """
         rows, cols = dense.shape
-        a, c = divide("rows", rows, rows // block[0]), divide("columns", cols, cols // block[1])
+        a, c = rows // block[0], cols // block[1]
         if a * block[0] != rows or c * block[1] != cols or not 1 <= kept <= a * c:
             raise ValueError(
                 f"{kept} blocks of {tuple(block)} cannot be kept of a {rows}x{cols} matrix"
