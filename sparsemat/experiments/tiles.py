@@ -191,10 +191,7 @@ def splits() -> dict[str, tuple[Tensor, Tensor]]:
 CONVERSIONS: dict[str, Callable[[], TileBases]] = {
     "pruned Strassen, 24": lambda: TileBases.pruned(24),
     "naive products, 24": lambda: TileBases.naive(4, 24),
-    "random, 24": lambda: TileBases.random(24),
     "pruned Strassen, 40": lambda: TileBases.pruned(40),
-    "random, 40": lambda: TileBases.random(40),
-    "pruned Strassen, 48": lambda: TileBases.pruned(48),
 }
 FINE_TUNING_STEPS, FINE_TUNING_RATE, SAMPLE = 250, 5e-4, 1_000
 
