@@ -13,7 +13,7 @@ from sparsemat.experiments import tiles
 def test_multiplications_are_those_that_torch_counts(variant):
     width, linear = tiles.VARIANTS[variant]
     block = tiles.Block(width, linear)
-    with FlopCounterMode(block, display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         block(torch.randn(2, tiles.TOKENS, width))
     counts = counter.get_flop_counts()
     names = ("queries", "out", "up", "down")
