@@ -72,7 +72,7 @@ class StructuredMatrix(nn.Module):
 
     @property
     def einsum(self) -> str:
-        """The product as ``torch.einsum``: :meth:`operands`, then x with a batch axis B."""
+        """The product as a string of ``torch.einsum`` for :meth:`operands` and x with an axis B."""
         raise NotImplementedError
 
     def operands(self) -> tuple[Tensor, ...]:
@@ -81,12 +81,12 @@ class StructuredMatrix(nn.Module):
 
     @property
     def dof(self) -> int:
-        """Parameters that the entries determine: the rank of their Jacobian where it is largest."""
+        """Number of identifiable parameters, the largest rank of the Jacobian of the entries."""
         raise NotImplementedError
 
     @property
     def macs(self) -> int:
-        """Multiplications of :meth:`product` for one vector."""
+        """Multiplications of the fast product for one vector."""
         raise NotImplementedError
 
     @property

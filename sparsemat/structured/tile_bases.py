@@ -193,12 +193,12 @@ class TileBases(nn.Module):
         return torch.einsum("qx,qw,yq->xwy", self.encode, self.encode_weight, self.decode)
 
     def error(self) -> float:
-        """Mean squared error for white tiles, relative to the exact product: |T' - T|² / t³."""
+        """Mean squared error for white tiles, relative to the exact product: ``|T' - T|² / t³``."""
         exact = torch.as_tensor(matmul_tensor(self.tile)).to(self.encode)
         return ((self.tensor() - exact).square().sum() / self.tile**3).item()
 
     def energy(self) -> float:
-        """Mean squared output for white tiles, relative to the exact product: |T'|² / t³."""
+        """Mean squared output for white tiles, relative to the exact product: ``|T'|² / t³``."""
         return (self.tensor().square().sum() / self.tile**3).item()
 
     def cancellation(self) -> float:
