@@ -24,6 +24,7 @@ from . import (
     networks,
     recurrence,
     sparse,
+    structured,
     training,
 )
 from .paired import Case, Measurement, measure
@@ -36,6 +37,7 @@ AREAS = {
     "general": general.cases,
     "training": training.cases,
     "networks": networks.cases,
+    "structured": structured.cases,
     "products alone": floor.cases,
 }
 GROWTH = "growth"  # the area without goals
