@@ -1,63 +1,12 @@
 """Every page of the built book in a real browser, on a desk and on a phone, light and dark."""
 
-import shutil
-from functools import cache, partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from threading import Thread
-
 import pytest
-from playwright.sync_api import sync_playwright
+from browsing import PAGES, needs_book, needs_browser
 
-HTML = Path(__file__).resolve().parent.parent / "_build" / "html"
-PAGES = sorted(
-    str(path.relative_to(HTML))
-    for folder in ("book", "notebooks")
-    for path in (HTML / folder).rglob("*.html")
-)
 SCREENS = {"desk": 1280, "phone": 390}
 # The theme declares this name twice on every page; it does no harm.
 ALLOWED = ("Identifier 'THEBE_JS_URL' has already been declared",)
-
-
-@cache
-def browser_path() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return next((path for name in names if (path := shutil.which(name))), None)
-
-
-pytestmark = [
-    pytest.mark.skipif(not PAGES, reason="no built book: run `make book`"),
-    pytest.mark.skipif(browser_path() is None, reason="chromium is not installed"),
-]
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves files without a line for each."""
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture(scope="module")
-def site():
-    """Address of a local server: from file:// chromium refuses to preload fonts."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(HTML)))
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        # no sandbox: CI runs as root; the pages are our own
-        chromium = playwright.chromium.launch(
-            executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
+pytestmark = [needs_book, needs_browser]
 
 
 LOOK = """async () => {
