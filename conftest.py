@@ -2,5 +2,5 @@
 
 import os
 
-# The workers of a run share the cores: one thread each is fastest by far, and sums keep their order.
+# The workers of a run share the cores: one thread each is fastest, and sums keep their order.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
