@@ -1,4 +1,4 @@
-"""Run notebooks as Colab would: a lone file, `google.colab` loaded, the book cloned by its first cell.
+"""Run notebooks as Colab would: a lone file, `google.colab` loaded, the book cloned by a cell.
 
 NAME...   which notebooks; all of them without a name
 
@@ -30,6 +30,7 @@ def environment(folder: Path) -> dict[str, str]:
         (modules / package / "__init__.py").write_text("")
     (modules / "sitecustomize.py").write_text(LOADED)
     packages = folder / "packages"
+    packages.mkdir()  # a folder that is missing when Python starts is never looked into
     return {
         "PYTHONPATH": os.pathsep.join([str(packages), str(modules)]),
         "PIP_TARGET": str(packages),

@@ -1,0 +1,58 @@
+"""Sphinx extension: takes from every page what nobody uses, and mends what the theme leaves out."""
+
+import re
+from pathlib import Path
+
+from fontTools import subset
+from fontTools.ttLib import TTFont
+
+# Font Awesome comes twice, as a font with its style sheet and as 1.5 MB of script; thebe is for
+# running cells in the page, which this book does not offer.
+UNUSED = re.compile(
+    r"<script[^>]*/fontawesome/[^>]*></script>\s*|<script[^>]*sphinx-thebe[^>]*></script>\s*"
+    r"|<script>(?:const THEBE_JS_URL|let THEBE_JS_URL|var THEBE_JS_URL)[^<]*</script>\s*"
+    r"|<link[^>]*sphinx-thebe\.css[^>]*>\s*|<link[^>]*preload[^>]*/webfonts/[^>]*>\s*"
+)
+ICON = re.compile(r"\.fa-([\w-]+)::?before\{content:\"\\([0-9a-f]+)\"\}")
+
+
+def finish(app, error) -> None:
+    if error is not None or app.builder.format != "html":
+        return
+    out = Path(app.outdir)
+    used = set()
+    for path in out.rglob("*.html"):
+        text = path.read_text()
+        mended = UNUSED.sub("", text)
+        used |= set(re.findall(r"fa-([a-z-]+)", mended))
+        if mended != text:
+            path.write_text(mended)
+    for folder in (out / "_static" / "vendor" / "fontawesome").glob("*"):
+        keep_icons(folder, used)
+
+
+def keep_icons(folder: Path, used: set[str]) -> None:
+    """Cut the icon fonts down to the icons that the pages name; 300 kB become a few."""
+    sheet = folder / "css" / "all.min.css"
+    css = sheet.read_text()
+    codes = {int(code, 16) for name, code in ICON.findall(css) if name in used}
+    for font in ("solid-900", "brands-400", "regular-400"):
+        path = folder / "webfonts" / f"fa-{font}.ttf"
+        options = subset.Options(flavor="woff", notdef_outline=True)
+        small = subset.Subsetter(options)
+        small.populate(unicodes=codes)
+        loaded = TTFont(path)
+        small.subset(loaded)
+        loaded.flavor = "woff"
+        loaded.save(path.with_suffix(".woff"))
+        css = re.sub(
+            rf"src:url\(\.\./webfonts/fa-{font}\.woff2\)[^;}}]*",
+            f'src:url(../webfonts/fa-{font}.woff) format("woff")',
+            css,
+        )
+    sheet.write_text(css)
+
+
+def setup(app) -> dict:
+    app.connect("build-finished", finish)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
