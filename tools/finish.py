@@ -13,7 +13,20 @@ UNUSED = re.compile(
     r"|<script>(?:const THEBE_JS_URL|let THEBE_JS_URL|var THEBE_JS_URL)[^<]*</script>\s*"
     r"|<link[^>]*sphinx-thebe\.css[^>]*>\s*|<link[^>]*preload[^>]*/webfonts/[^>]*>\s*"
 )
-ICON = re.compile(r"\.fa-([\w-]+)::?before\{content:\"\\([0-9a-f]+)\"\}")
+ICON = re.compile(r"((?:\.fa-[\w-]+::?before,?)+)\{content:\"\\([0-9a-f]+)\"\}")
+ICON_NAME = re.compile(r"fa-([\w-]+)")
+GLYPH = re.compile(r"\"\\(f[0-9a-f]{3})\"")  # style sheets name some by code
+# What the theme and the extensions write that a screen reader cannot use.
+MENDED = (
+    (re.compile(r'(<summary) aria-label="Toggle hidden content"'), r"\1"),
+    (re.compile(r'(<button[^>]*search-button[^>]*) aria-label="Search"'), r"\1"),
+    (re.compile(r' role="doc-(?:biblioentry|backlink)"'), ""),
+    (re.compile(r'<div role="list" class="citation-list">'), '<div class="citation-list">'),
+    (
+        re.compile(r'<div class="sidebar-primary-item">(?=\s*<a class="navbar-brand)'),
+        '<div class="sidebar-primary-item" role="navigation" aria-label="Front page">',
+    ),
+)
 
 
 def finish(app, error) -> None:
@@ -24,6 +37,8 @@ def finish(app, error) -> None:
     for path in out.rglob("*.html"):
         text = path.read_text()
         mended = UNUSED.sub("", text)
+        for wrong, right in MENDED:
+            mended = wrong.sub(right, mended)
         used |= set(re.findall(r"fa-([a-z-]+)", mended))
         if mended != text:
             path.write_text(mended)
@@ -35,7 +50,11 @@ def keep_icons(folder: Path, used: set[str]) -> None:
     """Cut the icon fonts down to the icons that the pages name; 300 kB become a few."""
     sheet = folder / "css" / "all.min.css"
     css = sheet.read_text()
-    codes = {int(code, 16) for name, code in ICON.findall(css) if name in used}
+    named = {code for names, code in ICON.findall(css) if used & set(ICON_NAME.findall(names))}
+    sheets = [p for p in folder.parents[1].rglob("*.css") if folder not in p.parents]
+    for other in sheets:
+        named |= set(GLYPH.findall(other.read_text()))
+    codes = {int(code, 16) for code in named}
     for font in ("solid-900", "brands-400", "regular-400"):
         path = folder / "webfonts" / f"fa-{font}.ttf"
         options = subset.Options(flavor="woff", notdef_outline=True)
