@@ -75,8 +75,11 @@ SETTLE = """async theme => {
 }"""
 AXE = """async () => (await axe.run(document, {resultTypes: ['violations']})).violations.map(
     found => [found.id, found.nodes.map(node => node.target.join(' '))])"""
-# What only the theme's authors can mend, by rule.
-THEIRS = ()
+# Pages whose tables still come from pandas, without a heading for their first column. The helper
+# sparsemat.tables writes them all; this list only shrinks.
+TABLES_TO_COME = dict.fromkeys(
+    f"notebooks/{name}.html" for name in ("cost", "results", "mnist", "cifar10")
+)
 
 
 @pytest.mark.parametrize("name", PAGES or ["none"])
@@ -92,7 +95,7 @@ def test_page_is_accessible_in_both_themes(browser, site, name):
             found[theme] = [
                 (rule, len(nodes), nodes[:3])
                 for rule, nodes in page.evaluate(AXE)
-                if rule not in THEIRS and rule not in TABLES_TO_COME.get(name, ())
+                if not (rule == "empty-table-header" and name in TABLES_TO_COME)
             ]
     finally:
         page.close()
@@ -110,5 +113,7 @@ def test_page_is_light(browser, site, name):
     page.goto(f"{site}/{name}", wait_until="networkidle")
     page.close()
     files = [HTML / unquote(path).lstrip("/") for path in loaded]
-    sizes = {path.name: len(gzip.compress(path.read_bytes(), 6)) for path in files if path.is_file()}
+    sizes = {
+        path.name: len(gzip.compress(path.read_bytes(), 6)) for path in files if path.is_file()
+    }
     assert sum(sizes.values()) <= WEIGHT, sorted(sizes.items(), key=lambda item: -item[1])[:5]

@@ -1,7 +1,9 @@
 """Sphinx extension: takes from every page what nobody uses, and mends what the theme leaves out."""
 
 import re
+import struct
 from pathlib import Path
+from urllib.parse import unquote
 
 from fontTools import subset
 from fontTools.ttLib import TTFont
@@ -13,6 +15,7 @@ UNUSED = re.compile(
     r"|<script>(?:const THEBE_JS_URL|let THEBE_JS_URL|var THEBE_JS_URL)[^<]*</script>\s*"
     r"|<link[^>]*sphinx-thebe\.css[^>]*>\s*|<link[^>]*preload[^>]*/webfonts/[^>]*>\s*"
 )
+IMAGE = re.compile(r'<img[^>]* src="(?P<source>[^":]*\.png)"[^>]*>')
 ICON = re.compile(r"((?:\.fa-[\w-]+::?before,?)+)\{content:\"\\([0-9a-f]+)\"\}")
 ICON_NAME = re.compile(r"fa-([\w-]+)")
 GLYPH = re.compile(r"\"\\(f[0-9a-f]{3})\"")  # style sheets name some by code
@@ -39,11 +42,31 @@ def finish(app, error) -> None:
         mended = UNUSED.sub("", text)
         for wrong, right in MENDED:
             mended = wrong.sub(right, mended)
+        mended = IMAGE.sub(lambda match, page=path: sized(match, page), mended)
         used |= set(re.findall(r"fa-([a-z-]+)", mended))
         if mended != text:
             path.write_text(mended)
     for folder in (out / "_static" / "vendor" / "fontawesome").glob("*"):
         keep_icons(folder, used)
+
+
+def sized(match: re.Match, page: Path) -> str:
+    """An image tag with the size that the picture's own resolution asks for.
+
+    Figures are stored with twice as many pixels as they are wide, for dense screens.
+    """
+    if " width=" in match[0]:
+        return match[0]
+    path = (page.parent / unquote(match["source"])).resolve()
+    if not path.is_file():
+        return match[0]
+    head = path.read_bytes()[:4096]
+    at = head.find(b"pHYs")
+    width, height = struct.unpack(">II", head[16:24])
+    metre = struct.unpack(">I", head[at + 4 : at + 8])[0] if at > 0 else 0
+    scale = 2 if round(metre * 0.0254) >= 150 else 1
+    size = f' width="{width // scale}" height="{height // scale}"'
+    return match[0].replace("<img", f"<img{size}", 1)
 
 
 def keep_icons(folder: Path, used: set[str]) -> None:
