@@ -75,11 +75,6 @@ SETTLE = """async theme => {
 }"""
 AXE = """async () => (await axe.run(document, {resultTypes: ['violations']})).violations.map(
     found => [found.id, found.nodes.map(node => node.target.join(' '))])"""
-# Pages whose tables still come from pandas, without a heading for their first column. The helper
-# sparsemat.tables writes them all; this list only shrinks.
-TABLES_TO_COME = dict.fromkeys(
-    f"notebooks/{name}.html" for name in ("cost", "results", "mnist", "cifar10")
-)
 
 
 @pytest.mark.parametrize("name", PAGES or ["none"])
@@ -95,7 +90,6 @@ def test_page_is_accessible_in_both_themes(browser, site, name):
             found[theme] = [
                 (rule, len(nodes), nodes[:3])
                 for rule, nodes in page.evaluate(AXE)
-                if not (rule == "empty-table-header" and name in TABLES_TO_COME)
             ]
     finally:
         page.close()

@@ -23,6 +23,7 @@ GLYPH = re.compile(r"\"\\(f[0-9a-f]{3})\"")  # style sheets name some by code
 MENDED = (
     (re.compile(r'(<summary) aria-label="Toggle hidden content"'), r"\1"),
     (re.compile(r'(<button[^>]*search-button[^>]*) aria-label="Search"'), r"\1"),
+    (re.compile(r'<th(?: class="[^"]*")?>(?:<p></p>)?</th>'), "<td></td>"),
     (re.compile(r' role="doc-(?:biblioentry|backlink)"'), ""),
     (re.compile(r'<div role="list" class="citation-list">'), '<div class="citation-list">'),
     (
