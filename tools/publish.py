@@ -2,6 +2,7 @@
 
 address URL      carry a new repository address into every file that states it
 authors NAME...  carry the authors' names into the files that state them
+pictures         draw the favicon and the card that social media show
 check            say what is still a placeholder; exit 1 if anything is
 """
 
@@ -63,6 +64,7 @@ def change_address(url: str, root: Path = ROOT) -> None:
             (f"github.com/{old_slug}", f"github.com/{owner}/{name}"),
             (f"github/{old_slug}", f"github/{owner}/{name}"),  # Colab links
             (site(old), site(url)),
+            (f"urls_prefix: /{slug(old)[1]}/", f"urls_prefix: /{name}/"),
         ):
             text = re.sub(rf"{re.escape(before)}(?![\w-])", after, text)
         write(path, text)
@@ -99,6 +101,26 @@ def placeholders(root: Path = ROOT) -> list[str]:
     return found
 
 
+def draw_pictures(root: Path = ROOT) -> None:
+    """Favicon (64 x 64) and social card (1200 x 630), both from patterns."""
+    import matplotlib.pyplot as plt
+
+    import sparsemat as sm
+    from sparsemat.plotting import spy
+
+    static = root / "book" / "_static"
+    icon = plt.figure(figsize=(0.64, 0.64), dpi=100)
+    axes = icon.add_axes((0, 0, 1, 1))
+    spy(sm.conv_pattern(1, 1, (3, 3), 2), axes, title="").axis("off")
+    icon.savefig(static / "favicon.png", transparent=True)
+    card = plt.figure(figsize=(12, 6.3), dpi=100, facecolor="#101418")
+    card.text(0.06, 0.82, "Matrix is all you need, checked", fontsize=44, color="white")
+    card.text(0.06, 0.73, "layers as sparsity patterns", fontsize=26, color="#b3bcc9")
+    axes = card.add_axes((0.06, 0.06, 0.88, 0.6), facecolor="none")
+    spy(sm.conv_pattern(1, 1, (6, 6), 3), axes, title="").axis("off")
+    card.savefig(static / "card.png", facecolor=card.get_facecolor())
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -106,6 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("address").add_argument("url", metavar="URL")
     commands.add_parser("authors").add_argument("names", nargs="+", metavar="NAME")
+    commands.add_parser("pictures")
     commands.add_parser("check")
     chosen = parser.parse_args(arguments)
     if chosen.command == "check":
@@ -113,7 +136,9 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(missing) or "nothing is a placeholder any more")
         return 1 if missing else 0
     try:
-        if chosen.command == "address":
+        if chosen.command == "pictures":
+            draw_pictures()
+        elif chosen.command == "address":
             change_address(chosen.url)
         else:
             change_authors(chosen.names)
