@@ -183,7 +183,7 @@ class GatherProduct(Product):
         key = (step_g, step_l, x.device)
         runs = self._runs.get(key)
         if runs is None:
-            borders = [0, *(np.flatnonzero(np.diff(self.tables.widths)) + 1), groups]
+            borders = [0, *(np.flatnonzero(np.diff(self.tables.slots_of)) + 1), groups]
             runs = [
                 run
                 for first, stop in pairwise(borders)

@@ -41,12 +41,13 @@ class Tables:
         self.reads_absent = any((f.cols < 0).any() for f in factors)
 
     @property
-    def widths(self) -> np.ndarray:
-        """Slots that each group's first output has, int64 ``(G,)``."""
-        width = np.ones(1, dtype=np.int64)
-        for factor in self.factors:
-            width = np.multiply.outer(width, (factor.params[:, 0] >= 0).sum(1)).reshape(-1)
-        return width
+    def slots_of(self) -> np.ndarray:
+        """A number for each group, int64 ``(G,)``, equal where the same slots are present."""
+        number = np.zeros(1, dtype=np.int64)
+        for factor in self.factors:  # a factor's absent slots are its last
+            width = (factor.params[:, 0] >= 0).sum(1)
+            number = np.add.outer(number * (factor.params.shape[2] + 1), width).reshape(-1)
+        return number
 
     def rows(self) -> np.ndarray:
         """Row written by each output at each position, int64 ``(G, M, L)``."""
@@ -101,8 +102,8 @@ class UntiedTables:
         self.reads_absent = tied.reads_absent
 
     @property
-    def widths(self) -> np.ndarray:
-        """Slots that each group has."""
+    def slots_of(self) -> np.ndarray:
+        """A number for each group, equal where the same slots are present."""
         step = self.tied.sizes[3]
         starts = range(0, self.sizes[0], step)
         return np.concatenate([(self._read(slice(g, g + step)) >= 0).sum(1) for g in starts])
