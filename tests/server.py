@@ -12,12 +12,13 @@ class Server:
     Attributes:
         files: Content by name.
         requests: (name, value of the Range header or None), in order.
+        agents: The User-Agent of each.
         ranges: Whether it honours ranges.
         stop_after: Bytes of an answer after which it closes the connection; None sends all.
     """
 
     def __init__(self):
-        self.files, self.requests = {}, []
+        self.files, self.requests, self.agents = {}, [], []
         self.ranges, self.stop_after = True, None
         self.address = None
 
@@ -37,6 +38,7 @@ def serving():
         def do_GET(self):
             name, asked = self.path.lstrip("/"), self.headers.get("Range")
             server.requests.append((name, asked))
+            server.agents.append(self.headers.get("User-Agent"))
             if name not in server.files:
                 return self.send_error(404)
             content, start = server.files[name], 0

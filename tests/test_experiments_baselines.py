@@ -169,6 +169,6 @@ def test_command_writes_a_record_of_the_errors(tmp_path, capsys):
     assert record["metric"] == TASKS["forecast"].metric
 
 
-def test_command_refuses_data_that_are_no_series(capsys):
+def test_command_refuses_images(capsys):
     assert main(["baselines", "mnist"]) == 2
-    assert "baselines need a series to forecast, got 'mnist'" in capsys.readouterr().err
+    assert "baselines need a series or texts, got 'mnist'" in capsys.readouterr().err

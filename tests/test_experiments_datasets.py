@@ -631,7 +631,8 @@ def test_every_packaged_sample_has_a_licence_note_and_is_small():
 
 
 def test_every_data_set_of_the_paper_has_a_small_relative():
-    whole = {name for name in datasets.DATASETS if name not in PACKAGED} - {"electricity-mt200"}
+    whole = {name for name in datasets.DATASETS if name not in PACKAGED}
+    whole -= {"electricity-mt200", "electricity-two-clients"}
     assert len(whole) == 9
     assert whole == {name.removesuffix("-sample").removesuffix("-standin") for name in PACKAGED}
 
@@ -799,3 +800,79 @@ def test_the_test_part_of_ag_news_is_the_published_one():
     whole("ag_news_csv/test.csv", "ag_news_csv/train.csv")
     found = datasets.load("ag-news")
     assert found.test[1].bincount().tolist() == [1900] * 4
+
+
+# ---- truncated files, and the two clients ----
+
+
+@pytest.mark.parametrize("rows", [69_443, 1], ids=["one row less", "one row"])
+def test_truncated_news_are_refused(data, rows):
+    path = data / "ag_news_csv/train.csv"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(news_csv([("1", "a", "b")] * rows))
+    with pytest.raises(ValueError, match=f"{path} must have the published md5"):
+        text.AG_NEWS_FILES[0].fetch()
+
+
+def test_the_documented_part_of_the_news_is_accepted_and_nothing_near_it(data, monkeypatch):
+    content = news_csv([("1", "a", "b")] * 3)
+    whole = news_csv([("1", "a", "b")] * 5)
+    file = datasets.PublishedFile(
+        path="ag_news_csv/train.csv",
+        md5=hashlib.md5(whole).hexdigest(),
+        part=hashlib.sha256(content).hexdigest(),
+    )
+    path = data / file.path
+    path.parent.mkdir(parents=True)
+    for accepted in (content, whole):
+        path.write_bytes(accepted)
+        assert file.fetch() == path
+    for refused in (content[:-1], whole[:-1], whole + b"!", b""):
+        path.write_bytes(refused)
+        with pytest.raises(ValueError, match="must have the published md5"):
+            file.fetch()
+
+
+def test_a_truncated_wikitext_is_refused(data):
+    file = text.WIKITEXT2_FILES[0]
+    path = data / file.path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b" \n = Title = \n")
+    with pytest.raises(ValueError, match=r"must have 10797148 bytes, got 14"):
+        file.fetch()
+
+
+def two_clients(rows):
+    lines = ["date,0,OT", *(f"2016/7/1 2:00,{row % 7},{1000 + row % 11}" for row in range(rows))]
+    return "\n".join(lines) + "\n"
+
+
+def test_two_clients_have_the_papers_split_and_window(data):
+    (data / "ECL_0_OT.csv").write_text(two_clients(26_304))
+    found = datasets.load("electricity-two-clients")
+    assert found.train[0].shape == (18_412 - 168, 168, 2)
+    assert found.test[0].shape == (5_260, 168, 2)
+    assert found.valid[1].shape == (2_632, 2)
+    assert found.subset == "clients 0 and OT of 321"
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        pytest.param(two_clients(26_303), "must have 26304 rows, got 26303", id="short"),
+        pytest.param("date,OT,0\n", "must have the columns date, 0, OT", id="columns"),
+        pytest.param(two_clients(3) + "2016/7/1 2:00,1\n", "a number under OT", id="cut row"),
+        pytest.param(two_clients(3) + "2016/7/1 2:00,x,1\n", "a number under 0", id="word"),
+    ],
+)
+def test_another_file_of_two_clients_is_refused(data, content, rule):
+    path = data / "ECL_0_OT.csv"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rule) as caught:
+        datasets.load("electricity-two-clients")
+    assert str(path) in str(caught.value)
+
+
+def test_the_file_of_two_clients_is_asked_for_by_name(data):
+    with pytest.raises(FileNotFoundError, match=r"ECL_0_OT.csv is missing.*columns date, 0 and OT"):
+        datasets.load("electricity-two-clients")

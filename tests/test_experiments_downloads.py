@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shutil
+import tarfile
 import tempfile
 import threading
 import zipfile
@@ -18,7 +19,9 @@ import pytest
 from disk import room
 from server import serving
 
-from sparsemat.experiments.datasets import PublishedFile, folder
+from sparsemat.experiments import datasets
+from sparsemat.experiments.__main__ import main
+from sparsemat.experiments.datasets import PublishedFile, folder, unanswered
 
 CONTENT = random.Random(0).randbytes(500_000) + bytes(300_000)  # many chunks, packed or not
 MD5, SHA256 = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
@@ -313,3 +316,75 @@ def test_two_at_once_download_once(server):
         thread.join()
     assert found == [CONTENT] * 4
     assert len(server.requests) == 1
+
+
+def tarred(members):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def test_a_mirror_may_be_packed_in_another_way(server):
+    server.files["set.tgz"] = tarred({"set/file.bin": CONTENT, "set/readme.txt": b"read me"})
+    mirror = server.url("set.tgz")
+    file = PublishedFile("set/file.bin", (server.url("gone"),), SHA256, MD5, mirrors=(mirror,))
+    assert file.fetch().read_bytes() == CONTENT
+    assert (folder() / "set/readme.txt").read_bytes() == b"read me"
+
+
+@pytest.mark.parametrize(
+    ("name", "served"),
+    [
+        pytest.param("set.tgz", tarred({"set/file.bin": CONTENT[:-1]}), id="other content"),
+        pytest.param("set.tgz", tarred({"set/file.bin": CONTENT})[:-100], id="cut"),
+        pytest.param("file.bin", CONTENT + b"!", id="plain"),
+    ],
+)
+def test_a_mirror_is_held_to_the_kept_checksum(server, name, served):
+    server.files[name] = served
+    file = PublishedFile("set/file.bin", (), SHA256, mirrors=(server.url(name),))
+    with pytest.raises(FileNotFoundError, match="could not be downloaded"):
+        file.fetch()
+    assert files_in_cache() == []
+
+
+def test_a_file_may_be_held_to_its_size(server):
+    server.files["file.bin"] = CONTENT
+    for size, accepted in ((len(CONTENT), True), (len(CONTENT) + 1, False)):
+        file = PublishedFile(f"{size}.bin", (server.url("file.bin"),), size=size)
+        if accepted:
+            assert file.fetch().stat().st_size == size
+        else:
+            with pytest.raises(FileNotFoundError, match=f"must have {size} bytes"):
+                file.fetch()
+
+
+def test_a_download_names_its_user_agent(server):
+    publish(server, PLAIN).fetch()
+    assert unanswered(server.url("file.bin")) is None
+    assert [agent.startswith("sparsemat/") for agent in server.agents] == [True, True]
+
+
+def test_an_address_that_does_not_answer_is_told(server, monkeypatch, capsys):
+    server.files["there"] = b"content"
+    there, gone = server.url("there"), server.url("gone")
+    monkeypatch.setattr(datasets, "addresses", lambda: [there, gone])
+    assert main(["downloads"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"answers: {there}"
+    assert "404" in lines[1] and gone in lines[1]
+    monkeypatch.setattr(datasets, "addresses", lambda: [there])
+    assert main(["downloads"]) == 0
+
+
+def test_every_release_has_a_checksum_or_a_form_and_most_two_addresses():
+    known = datasets.addresses()
+    assert len(known) == len(set(known)) >= 20
+    assert all(url.startswith(("https://", "http://cs231n.stanford.edu")) for url in known)
+    for file in (*datasets.MNIST_FILES, *datasets.AG_NEWS_FILES, *datasets.PTB_FILES):
+        assert len({*file.urls, *file.mirrors}) >= 2
+        assert file.sha256 or file.md5

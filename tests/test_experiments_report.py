@@ -1,9 +1,8 @@
-"""What chapters show: tables from records, paired differences and their tests."""
+"""What chapters show: tables from records, and steps side by side."""
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from sparsemat.experiments import records, report
 from sparsemat.experiments.configurations import EXPERIMENTS
@@ -19,44 +18,21 @@ def made_up(variant, seed, value, experiment="mnist", metric="accuracy"):
         "variant": variant,
         "seed": seed,
         "profile": "full",
-        "configuration": {"network": {}},
-        "data": {"subset": None, "fingerprint": "0"},
+        "configuration": {"network": {}, "precision": "32-true"},
+        "budget": None,
+        "data": {"subset": None, "fingerprint": "0", "test": 10_000},
+        "device": {"type": "cpu", "name": "a CPU", "threads": 1},
+        "date": None,
+        "seconds": 120.0,
         "metric": metric,
         "parameters": 1,
         "nonzeros": 2,
         "curve": [last],
         "best": last,
         "last": last,
+        "selected": None,
         "peak_mebibytes": 3.0,
     }
-
-
-def test_pairs_agree_with_scipy():
-    native, tied = [90.0, 91.0, 92.0], [90.2, 90.9, 92.4]
-    found = [made_up("native", seed, value) for seed, value in enumerate(native)]
-    found += [made_up("tied", seed, value) for seed, value in enumerate(tied)]
-    found += [made_up("untied", 0, 80.0), made_up("tied", 7, 50.0)]  # no partner: left out
-    (row,) = report.pairs(found).to_dict("records")
-    assert (row["pair"], row["seeds"]) == ("tied - native", 3)
-    assert row["difference"] == pytest.approx(np.mean(tied) - np.mean(native))
-    interval = stats.ttest_rel(tied, native).confidence_interval(0.95)
-    assert (row["low"], row["high"]) == pytest.approx(tuple(interval))
-    margin = row["margin"]
-    assert margin == pytest.approx(0.91)
-    shifted = [
-        stats.ttest_rel(np.array(tied) + margin, native, alternative="greater").pvalue,
-        stats.ttest_rel(np.array(tied) - margin, native, alternative="less").pvalue,
-    ]
-    assert row["p"] == pytest.approx(max(shifted))
-
-
-def test_pairs_of_one_seed_and_of_equal_runs():
-    one = report.pairs([made_up("native", 0, 3.0), made_up("tied", 0, 3.5)]).iloc[0]
-    assert one["difference"] == 0.5 and np.isnan(one["p"]) and np.isnan(one["low"])
-    equal = [made_up(variant, seed, 3.0) for variant in ("native", "tied") for seed in (0, 1)]
-    row = report.pairs(equal).iloc[0]
-    assert (row["difference"], row["low"], row["high"], row["p"]) == (0, 0, 0, 0)
-    assert report.pairs([]).empty
 
 
 def test_the_summary_has_a_row_a_variant():
@@ -94,10 +70,10 @@ def test_steps_and_curves_have_a_column_and_a_table_a_variant():
     assert steps.index.tolist() == [1, 2, 3]
     assert (steps["native"] - steps["tied"]).abs().max() < 1e-12
     assert (steps["native"] - steps["free"]).abs().max() > 1e-3
-    curves = report.train_all(quick, ["scalar", "free"], device="cpu")
-    last = report.last_epochs(curves)
+    trained = report.train_all(quick, ["scalar", "free"], device="cpu")
+    last = report.last_epochs(trained)
     assert list(last.index) == ["scalar", "free"]
-    assert last.loc["free", "mse"] == curves["free"]["mse"].iloc[-1]
+    assert last.loc["free", "mse"] == trained["free"].curve[-1]["mse"]
 
 
 def test_parameters_are_counted():
@@ -109,3 +85,9 @@ def test_a_table_leaves_out_what_the_paper_does_not_say():
     table = records.table(found)
     assert table["experiment"].tolist() == ["mnist", "etth1"]  # in the order of the book
     assert np.isnan(table["paper"].iloc[1]) and table["paper epoch"].iloc[1] == 100
+
+
+def test_runs_are_listed_one_by_one():
+    row = report.runs([made_up("tied", 4, 91.0)]).iloc[0]
+    assert (row["variant"], row["seed"], row["accuracy"], row["minutes"]) == ("tied", 4, 91.0, 2.0)
+    assert (row["device"], row["date"]) == ("a CPU", "not recorded")

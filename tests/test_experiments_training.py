@@ -16,7 +16,15 @@ import pytest
 import torch
 from disk import room
 
-from sparsemat.experiments import datasets, models, records, runs, training
+from sparsemat.experiments import (
+    checkpoints,
+    datasets,
+    models,
+    records,
+    runs,
+    training,
+    verification,
+)
 from sparsemat.experiments.__main__ import main
 from sparsemat.experiments.configurations import EXPERIMENTS
 from sparsemat.experiments.models.images import BatchNorm
@@ -126,7 +134,7 @@ def test_two_processes_train_as_one_with_the_same_batches(tmp_path):
     subprocess.run(
         command(*arguments, "--runs", tmp_path / "two"), env=environment, check=True, timeout=300
     )
-    shared = records.read(tmp_path / "two" / "etth1-tied-0.json")
+    shared = records.read(tmp_path / "two" / "etth1-tied-0-2-processes.json")
     assert shared["device"]["devices"] == 2
     for then, now in zip(whole["curve"], shared["curve"], strict=True):
         for name in ("train_loss", "test_loss", "mse", "valid_loss"):
@@ -135,7 +143,9 @@ def test_two_processes_train_as_one_with_the_same_batches(tmp_path):
 
 def test_early_stopping_watches_examples_it_does_not_train_on():
     fabric = training.make_fabric("cpu", "32-true")
-    patient = replace(QUICK, epochs=40, patience=1, learning_rate=0.05, schedule="steps")
+    patient = replace(
+        QUICK, epochs=40, patience=1, learning_rate=0.05, schedule="steps", result="selected"
+    )
     curve = training.train(patient, "native", 0, fabric=fabric).curve
     watched = [epoch["valid_loss"] for epoch in curve]
     assert len(curve) < 40
@@ -213,7 +223,7 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path):
 
 
 RESUMED = {
-    "dropout": EXPERIMENTS["ptb"].profiles["quick"],
+    "dropout": EXPERIMENTS["ag-news"].profiles["quick"],
     "augmentation": EXPERIMENTS["cifar10"].profiles["quick"],
     "milestones and patience": replace(
         QUICK, schedule="steps", milestones=(1, 2), factor=0.5, patience=5, epochs=3
@@ -322,9 +332,45 @@ def test_a_file_that_is_no_record_is_named(tmp_path, content, rule):
     assert str(path) in str(caught.value)
 
 
-def test_verify_confirms_a_record(whole_run):
+def test_verify_confirms_a_record_and_says_how_far(whole_run, capsys):
     _, path = whole_run
     assert main(["verify", str(path), "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 of 6 epochs run again" in shown
+    assert re.search("\ncompared: .*train_loss, test_loss, accuracy", shown)
+    assert re.search("not compared: epochs 2 to 6, weights_sha256", shown)
+
+
+@pytest.mark.parametrize("committed", [True, False], ids=["same code", "other code"])
+def test_verify_compares_the_weights_after_all_epochs_of_the_same_code(
+    whole_run, tmp_path, monkeypatch, committed
+):
+    monkeypatch.setattr(records, "_commit", lambda: "a" * 40)
+    forged = {**whole_run[0], "weights_sha256": "0" * 64}
+    forged["commit"] = "a" * 40 if committed else "b" * 40
+    again = runs.run("mnist", "tied", device="cpu", runs=tmp_path / "again")[1]
+    progress = checkpoints.read(again.with_name("mnist-tied-0-quick.ckpt"))
+    model = models.build(QUICK.network, "tied", 0)
+    model.load_state_dict(progress["model"])
+    monkeypatch.setattr(
+        training, "train", lambda *_, **__: training.Progress(model, progress["curve"])
+    )
+    found = verification.verify(records.write(forged, tmp_path), full=True, device="cpu")
+    assert found.tier == (verification.EXACT if committed else verification.ROUNDED)
+    assert ("weights_sha256" in found.unchecked) == (not committed)
+    assert [text.startswith("the weights are") for text in found.found] == [True] * committed
+
+
+@pytest.mark.parametrize("name", ["test_loss", "accuracy"])
+def test_verify_finds_halved_test_errors_of_another_commit(whole_run, tmp_path, name):
+    forged = json.loads(json.dumps(whole_run[0])) | {"commit": "b" * 40}
+    for epoch in forged["curve"]:
+        epoch[name] = (100 + epoch[name]) / 2 if name == "accuracy" else epoch[name] / 2
+    forged["last"] = forged["curve"][-1]
+    forged["best"] = max(forged["curve"], key=lambda epoch: epoch["accuracy"])
+    found = verification.verify(records.write(forged, tmp_path), device="cpu")
+    assert found.tier == verification.ROUNDED
+    assert any(f"epoch 1: {name} is" in text for text in found.found)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +418,8 @@ def test_a_field_younger_than_a_record_had_its_default(whole_run, tmp_path, monk
         record["configuration"]["network"][change] += 0.1
     again = training.Progress(torch.nn.Identity(), record["curve"])
     monkeypatch.setattr(training, "train", lambda *_, **__: again)
-    found = runs.verify(records.write(record | {"metric": "accuracy"}, tmp_path), device="cpu")
+    path = records.write(record | {"metric": "accuracy"}, tmp_path)
+    found = verification.verify(path, device="cpu").found
     assert [sentence.split(" was ")[0] for sentence in found if "configuration" in sentence] == [
         f"the configuration has changed since the record: {change}"
     ] * bool(change)
@@ -387,6 +434,18 @@ def test_a_table_of_different_runs_is_refused(whole_run, tmp_path, capsys):
     assert "learning_rate was 0.003 and is 0.0001" in capsys.readouterr().err
     assert main(["table", "--results", str(tmp_path / "none")]) == 2
     assert f"must hold some, got {tmp_path / 'none'}" in capsys.readouterr().err
+
+
+def test_the_table_keeps_data_devices_and_budgets_apart(whole_run):
+    record = whole_run[0]
+    others = [
+        {"data": {**record["data"], "subset": None, "fingerprint": "other"}},
+        {"device": {**record["device"], "type": "cuda"}},
+        {"configuration": {**record["configuration"], "precision": "bf16-mixed"}},
+        {"budget": 3},
+    ]
+    found = records.table([record, *(record | other for other in others)])
+    assert list(found["seeds"]) == [1] * 5
 
 
 def test_the_table_shows_the_last_epoch_over_seeds(whole_run, tmp_path, capsys):
@@ -411,12 +470,98 @@ def test_the_table_shows_the_last_epoch_over_seeds(whole_run, tmp_path, capsys):
         pytest.param(["mnist", "--precision", "16-mixed"], r"one of .*'16-mixed'", id="precision"),
         pytest.param(["mnist", "--device", "tpu"], r"device must be .*'tpu'", id="device"),
         pytest.param(["mnist", "--devices", "0"], r"devices must be at least 1, got 0", id="0"),
+        pytest.param(["mnist", "--seed", "-1"], r"seed must be from 0 .*got -1", id="seed"),
+        pytest.param(["mnist", "--epochs", "7"], r"from 1 to the profile's 6, got 7", id="epochs"),
     ],
 )
 def test_unknown_names_are_refused_before_any_work(arguments, rule, tmp_path, capsys):
     assert main(["run", *arguments, "--runs", str(tmp_path)]) == 2
     assert re.search(rule, capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("left", ["json", "ckpt"])
+def test_an_earlier_run_is_replaced_only_if_asked_to(tmp_path, capsys, left):
+    arguments = ["run", "etth1", "--variant", "free", "--device", "cpu", "--runs", str(tmp_path)]
+    assert main(arguments) == 0
+    for path in tmp_path.iterdir():
+        if path.suffix != f".{left}":
+            path.unlink()
+    kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "--resume" in message and "--overwrite" in message
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept
+    assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_a_run_with_its_record_is_not_run_again(tmp_path, monkeypatch):
+    options = {"device": "cpu", "runs": tmp_path, "resume": True}
+    record, path = runs.run("etth1", "free", **options)
+    monkeypatch.setattr(training, "train", None)
+    assert runs.run("etth1", "free", **options) == (record, path)
+
+
+def test_a_budget_is_said_by_record_and_name(tmp_path):
+    record, path = runs.run("etth1", "free", 3, device="cpu", runs=tmp_path, epochs=2)
+    assert (record["budget"], len(record["curve"])) == (2, 2)
+    assert path.name == "etth1-free-3-2-epochs.json"
+    assert records.group_of(record).budget == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ({}, "mnist-tied-0"),
+        ({"profile": "paper"}, "mnist-paper-tied-0"),
+        ({"device": "cuda", "precision": "bf16-mixed"}, "mnist-tied-0-bf16-mixed-cuda"),
+        ({"processes": 4, "budget": 2}, "mnist-tied-0-2-epochs-4-processes"),
+    ],
+    ids=["full", "paper", "gpu", "processes"],
+)
+def test_runs_with_other_flags_have_other_names(flags, name):
+    assert records.name("mnist", "tied", 0, **{"profile": "full"} | flags) == name
+
+
+def test_the_selected_epoch_is_the_first_with_the_least_validation_loss():
+    losses = [math.nan, 2.0, 1.0, 1.0, 3.0]
+    curve = [{"epoch": n, "valid_loss": loss} for n, loss in enumerate(losses, 1)]
+    assert records.selected(curve)["epoch"] == 3
+    assert records.selected([{"epoch": 1}]) is None
+
+
+def test_the_result_of_the_papers_recipe_is_the_selected_epochs(whole_run):
+    record = json.loads(json.dumps(whole_run[0])) | {"profile": "paper"}
+    record["selected"] = record["curve"][1]
+    record["configuration"]["result"] = "selected"
+    assert records.result(record) == record["curve"][1]
+    record["configuration"]["result"] = "last"
+    assert records.result(record) == record["curve"][-1]
+
+
+def test_a_run_broken_off_by_the_keyboard_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupted)
+    assert main(["run", "etth1", "--device", "cpu", "--runs", str(tmp_path)]) == 130
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "--resume" in message
+
+
+def test_a_pipe_that_closes_early_is_no_error():
+    shell = f"set -o pipefail; {sys.executable} -m sparsemat.experiments table | head -1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_run_imports_what_it_needs_and_no_more():
+    heavy = "lightning_fabric", "pandas", "scipy", "sympy", "z3", "matplotlib", "torchvision"
+    code = (
+        f"import sparsemat.experiments.runs, sys; print([m for m in {heavy} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_missing_gpu_is_an_error(tmp_path, capsys, monkeypatch):
@@ -435,6 +580,7 @@ def test_the_list_names_every_experiment(capsys):
 def test_the_paper_recipe_is_that_of_table_1(name):
     recipe = EXPERIMENTS[name].profiles["paper"]
     assert recipe.optimizer == "adam" and recipe.schedule == "steps"
+    assert recipe.clip is None and recipe.augmentation == "none"
     expected = {  # batch, rate, epochs, decay of weights, patience, milestones, factor
         "mnist": (64, 1e-3, 150, 0, 10, (), 1),
         "cifar10": (128, 1e-3, 150, 0, None, (), 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -11,10 +12,16 @@ from .files import RESULTS, RUNS
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 if all is well, 1 if a record is not confirmed, 2 on an error."""
+    """Run a command; 0 if all is well, 1 if a check fails, 2 on an error, 130 if broken off."""
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
+    except KeyboardInterrupt:
+        print("stopped: the same command with --resume goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -32,13 +39,17 @@ def _run(options: argparse.Namespace) -> int:
         devices=options.devices,
         nodes=options.nodes,
         precision=options.precision,
+        epochs=options.epochs,
         resume=options.resume,
+        overwrite=options.overwrite,
         runs=options.runs,
         results=options.results,
     )
-    metric, last = record["metric"], record["last"]
+    from .records import result
+
+    metric, shown = record["metric"], result(record)
     if path is not None:  # of several processes one writes
-        print(f"{metric} {last[metric]:.4g} after epoch {last['epoch']}: {path}")
+        print(f"{metric} {shown[metric]:.4g} after epoch {shown['epoch']}: {path}")
     return 0
 
 
@@ -74,16 +85,49 @@ def _table(options: argparse.Namespace) -> int:
     if options.csv:
         print(frame.to_csv(index=False), end="")
     else:
-        print(frame.to_string(index=False, float_format="%.2f"))
+        print(frame.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
     return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from .runs import verify
+    from .verification import verify
 
-    differences = verify(options.record, epochs=options.epochs, device=options.device)
-    print("\n".join(differences) or f"confirmed over {options.epochs} epoch(s): {options.record}")
-    return 1 if differences else 0
+    found = verify(options.record, epochs=options.epochs, full=options.full, device=options.device)
+    print(f"{options.record}\n{found}")
+    return 1 if found.found else 0
+
+
+def _downloads(options: argparse.Namespace) -> int:
+    from . import datasets
+
+    failed = 0
+    for url in datasets.addresses():
+        reason = datasets.unanswered(url)
+        failed += reason is not None
+        print(f"{reason or 'answers'}: {url}", flush=True)
+    return 1 if failed else 0
+
+
+def _weights(options: argparse.Namespace) -> int:
+    from . import records, weights
+
+    record = records.read(options.record)
+    checkpoint = options.runs / f"{options.record.stem}-{record['profile']}.ckpt"
+    print(weights.keep(options.record, checkpoint, options.results))
+    return 0
+
+
+def _superseded(options: argparse.Namespace) -> int:
+    import json
+
+    from . import history
+    from .files import atomic
+
+    found = history.collect(options.results)
+    with atomic(options.results / history.FILE) as partial:
+        partial.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"{len(found)} superseded runs: {options.results / history.FILE}")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,7 +143,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--variant", default="native")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--profile", default="quick", help="one that list shows (default: quick)")
+    run.add_argument(
+        "--epochs", type=int, help="stop after so many epochs (default: the profile's)"
+    )
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    run.add_argument("--overwrite", action="store_true", help="replace an earlier run")
     run.add_argument("--device", **device)
     run.add_argument("--devices", type=int, default=1, help="processes a machine (default 1)")
     run.add_argument("--nodes", type=int, default=1, help="machines (default 1)")
@@ -108,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--results", **results)
     run.set_defaults(command=_run)
 
-    baselines = commands.add_parser("baselines", help="forecast a series without a network")
+    baselines = commands.add_parser("baselines", help="forecast or classify without a network")
     baselines.add_argument("experiment", help="a name that list shows")
     baselines.add_argument("--profile", default="quick", help="as for run")
     baselines.add_argument("--runs", **runs)
@@ -125,9 +173,23 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser("verify", help="run a record's first epochs again and compare")
     verify.add_argument("record", type=Path)
-    verify.add_argument("--epochs", type=int, default=1)
+    verify.add_argument("--epochs", type=int, default=1, help="how many (default 1)")
+    verify.add_argument("--full", action="store_true", help="all epochs, and the weights")
     verify.add_argument("--device", **device)
     verify.set_defaults(command=_verify)
+
+    weights = commands.add_parser("weights", help="keep a run's weights, from its checkpoint")
+    weights.add_argument("record", type=Path)
+    weights.add_argument("--runs", **runs)
+    weights.add_argument("--results", **results)
+    weights.set_defaults(command=_weights)
+
+    superseded = commands.add_parser("superseded", help="list replaced runs from the git history")
+    superseded.add_argument("--results", **results)
+    superseded.set_defaults(command=_superseded)
+
+    downloads = commands.add_parser("downloads", help="ask every address of the data sets")
+    downloads.set_defaults(command=_downloads)
     return parser
 
 

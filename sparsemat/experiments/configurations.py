@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from . import paper
 from .models import ImageNetwork, LanguageModel, Network, SeriesNetwork, TextClassifier
 
 
@@ -27,6 +28,8 @@ class Configuration:
         augmentation: Name in ``augmentation.AUGMENTATIONS``.
         clip: Largest norm of the gradient; None for no clipping.
         patience: Stop when the validation loss has not improved for so many epochs; None: never.
+        result: The epoch whose test metric is the result: "last", or "selected" for the one with
+            the least validation loss.
     """
 
     dataset: str
@@ -44,6 +47,7 @@ class Configuration:
     augmentation: str = "none"
     clip: float | None = None
     patience: int | None = None
+    result: str = "last"
 
 
 @dataclass(frozen=True)
@@ -65,19 +69,6 @@ class Experiment:
     def variants(self) -> tuple[str, ...]:
         """What can be trained, the native network first."""
         return self.profiles["full"].network.variants
-
-
-def _paper(native: tuple, matrix: tuple) -> dict[str, dict[str, float | None]]:
-    return {
-        side: {"metric": metric, "epoch": epoch}
-        for side, (metric, epoch) in (("native", native), ("matrix", matrix))
-    }
-
-
-def _recipe(configuration: Configuration, **changes) -> Configuration:
-    """The paper's: Adam at a constant rate, no decay of the weights, no augmentation."""
-    usual = {"optimizer": "adam", "schedule": "steps", "weight_decay": 0.0, "augmentation": "none"}
-    return replace(configuration, **usual | changes)
 
 
 _MNIST = Configuration(
@@ -151,6 +142,11 @@ _MT200 = Configuration(
     epochs=12,
     clip=1.0,
 )
+_TWO_CLIENTS = replace(
+    _MT200,
+    dataset="electricity-two-clients",
+    network=replace(_MT200.network, variables=2),
+)
 _ELECTRICITY = replace(
     _MT200, dataset="electricity", network=replace(_MT200.network, variables=321, hidden=256)
 )
@@ -210,9 +206,9 @@ EXPERIMENTS = {
         profiles={
             "full": _MNIST,
             "quick": replace(_MNIST, dataset="mnist-sample", batch_size=50, epochs=6),
-            "paper": _recipe(_MNIST, batch_size=64, learning_rate=1e-3, epochs=150, patience=10),
+            "paper": replace(_MNIST, **paper.recipe("mnist")),
         },
-        paper=_paper((90.60, 46), (92.48, 38)),
+        paper=paper.RESULTS["mnist"],
     ),
     "cifar10": Experiment(
         profiles={
@@ -224,9 +220,9 @@ EXPERIMENTS = {
                 batch_size=50,
                 epochs=5,
             ),
-            "paper": _recipe(_CIFAR10, learning_rate=1e-3, epochs=150),
+            "paper": replace(_CIFAR10, **paper.recipe("cifar10")),
         },
-        paper=_paper((None, 70), (None, 67)),
+        paper=paper.RESULTS["cifar10"],
     ),
     "cifar100": Experiment(
         profiles={
@@ -238,18 +234,9 @@ EXPERIMENTS = {
                 batch_size=50,
                 epochs=4,
             ),
-            "paper": _recipe(
-                _CIFAR100,
-                batch_size=128,
-                learning_rate=0.1,
-                epochs=200,
-                milestones=(60, 120, 160),
-                factor=0.2,
-                patience=10,
-                weight_decay=5e-4,
-            ),
+            "paper": replace(_CIFAR100, **paper.recipe("cifar100")),
         },
-        paper=_paper((28.14, 59), (29.21, 64)),
+        paper=paper.RESULTS["cifar100"],
     ),
     "tiny-imagenet": Experiment(
         profiles={
@@ -261,29 +248,23 @@ EXPERIMENTS = {
                 batch_size=50,
                 epochs=3,
             ),
-            "paper": _recipe(
-                _TINY,
-                learning_rate=1e-3,
-                epochs=20,
-                milestones=(5, 10, 15),
-                factor=0.9,
-                patience=5,
-            ),
+            "paper": replace(_TINY, **paper.recipe("tiny-imagenet")),
         },
-        paper=_paper((None, 20), (None, 22)),
+        paper=paper.RESULTS["tiny-imagenet"],
     ),
     "etth1": Experiment(
         profiles={
             "full": _ETTH1,
             "quick": replace(_ETTH1, dataset="etth1-standin", epochs=5),
-            "paper": _recipe(_ETTH1, batch_size=128, learning_rate=1e-3, epochs=200),
+            "paper": replace(_ETTH1, **paper.recipe("etth1")),
         },
-        paper=_paper((None, 100), (None, 94)),
+        paper=paper.RESULTS["etth1"],
     ),
     "electricity": Experiment(
         profiles={
             "full": _ELECTRICITY,
             "one-client": _MT200,
+            "two-clients": _TWO_CLIENTS,
             "quick": replace(
                 _MT200,
                 dataset="electricity-sample",
@@ -292,9 +273,10 @@ EXPERIMENTS = {
                 learning_rate=3e-3,
                 epochs=4,
             ),
-            "paper": _recipe(_ELECTRICITY, batch_size=128, learning_rate=1e-3, epochs=100),
+            "paper": replace(_ELECTRICITY, **paper.recipe("electricity")),
+            "paper-two-clients": replace(_TWO_CLIENTS, **paper.recipe("electricity")),
         },
-        paper=_paper((None, 20), (None, 22)),
+        paper=paper.RESULTS["electricity"],
     ),
     "ag-news": Experiment(
         profiles={
@@ -308,9 +290,9 @@ EXPERIMENTS = {
                 batch_size=50,
                 epochs=3,
             ),
-            "paper": _recipe(_AG_NEWS, learning_rate=1e-3, epochs=100),
+            "paper": replace(_AG_NEWS, **paper.recipe("ag-news")),
         },
-        paper=_paper((None, 5), (None, 5)),
+        paper=paper.RESULTS["ag-news"],
     ),
     "wikitext-2": Experiment(
         profiles={
@@ -321,11 +303,11 @@ EXPERIMENTS = {
                 network=replace(
                     _WIKITEXT2.network, vocabulary=4828, dim=32, feedforward=64, cuts=(500,)
                 ),
-                epochs=3,
+                epochs=1,
             ),
-            "paper": _recipe(_WIKITEXT2, batch_size=128, learning_rate=1e-3, epochs=100),
+            "paper": replace(_WIKITEXT2, **paper.recipe("wikitext-2")),
         },
-        paper=_paper((None, 26), (None, 24)),
+        paper=paper.RESULTS["wikitext-2"],
     ),
     "ptb": Experiment(
         profiles={
@@ -338,13 +320,16 @@ EXPERIMENTS = {
                     vocabulary=200,
                     dim=32,
                     feedforward=64,
+                    dropout=0.0,
                     cuts=(),
                     readout_dropout=0.0,
                 ),
-                epochs=3,
+                batch_size=8,
+                learning_rate=8e-3,
+                epochs=2,
             ),
-            "paper": _recipe(_PTB, batch_size=128, learning_rate=1e-3, epochs=100),
+            "paper": replace(_PTB, **paper.recipe("ptb")),
         },
-        paper=_paper((None, 54), (None, 56)),
+        paper=paper.RESULTS["ptb"],
     ),
 }

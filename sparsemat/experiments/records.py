@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 
 import sparsemat
@@ -20,31 +22,65 @@ from .configurations import EXPERIMENTS, Configuration
 from .files import atomic
 from .models import Network
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # fields that differ between two runs of the same thing
-INCIDENTAL = ("seconds", "peak_mebibytes", "device", "versions", "commit")
+INCIDENTAL = ("seconds", "peak_mebibytes", "device", "versions", "commit", "date")
 DIRTY = "-dirty"  # ends the commit where the code was not the commit's
 NAMED = ("experiment", "variant", "seed", "profile")
 FIELDS = (
     *(*NAMED, "configuration", "data", "metric", "parameters"),
-    *("nonzeros", "curve", "best", "last", "weights_sha256", *INCIDENTAL),
+    *("nonzeros", "curve", "best", "last", "weights_sha256", "seconds", "peak_mebibytes"),
+    *("device", "versions", "commit"),
 )
 
 
 def write(record: dict, folder: Path) -> Path:
-    """Write a record to ``folder/EXPERIMENT-VARIANT-SEED.json``.
-
-    Between experiment and variant stands the profile, if it is neither the full nor the quick one.
+    """Write a record to the file in ``folder`` that :func:`name_of` names.
 
     Returns:
         The path.
     """
-    return _write(record, folder / f"{name(**{part: record[part] for part in NAMED})}.json")
+    return _write(record, folder / f"{name_of(record)}.json")
 
 
-def name(experiment: str, variant: str, seed: int, profile: str) -> str:
-    """What a run is called: the stem of its record's file."""
+def name(
+    experiment: str,
+    variant: str,
+    seed: int,
+    profile: str,
+    *,
+    budget: int | None = None,
+    precision: str = "32-true",
+    device: str = "cpu",
+    processes: int = 1,
+) -> str:
+    """What a run is called: the stem of its record's file, such as ``mnist-tied-0``.
+
+    The profile stands after the experiment if it is neither the full nor the quick one; what
+    differs from one process on a CPU in single precision, and a budget of epochs, at the end.
+    """
     special = [] if profile in ("full", "quick") else [profile]
-    return "-".join([experiment, *special, variant, str(seed)])
+    flags = [
+        *([f"{budget}-epochs"] if budget is not None else []),
+        *([precision] if precision != "32-true" else []),
+        *([device] if device != "cpu" else []),
+        *([f"{processes}-processes"] if processes > 1 else []),
+    ]
+    return "-".join([experiment, *special, variant, str(seed), *flags])
+
+
+def name_of(record: dict) -> str:
+    """The name of the run that a record is of."""
+    device = record["device"]
+    return name(
+        **{part: record[part] for part in NAMED},
+        budget=record.get("budget"),
+        precision=record["configuration"]["precision"],
+        device=device["type"],
+        processes=device.get("devices", 1) * device.get("nodes", 1),
+    )
 
 
 def read(path: Path) -> dict:
@@ -60,7 +96,26 @@ def read(path: Path) -> dict:
     missing = [name for name in FIELDS if name not in record]
     if missing:
         raise ValueError(f"a record must have every field, but {path} has no {', '.join(missing)}")
+    for name in ("budget", "date"):  # younger than the first records, as is the next
+        record.setdefault(name, None)
+    record.setdefault("selected", selected(record["curve"]))
     return record
+
+
+def selected(curve: list[dict]) -> dict | None:
+    """The epoch with the least validation loss, the first of several; None without validation."""
+    if not curve or "valid_loss" not in curve[0]:
+        return None
+    return min(curve, key=lambda epoch: _or_worst(epoch["valid_loss"]))
+
+
+def _or_worst(loss: float) -> float:
+    return math.inf if math.isnan(loss) else loss
+
+
+def result(record: dict) -> dict:
+    """The epoch of a record whose test metric is its result: the last or the selected one."""
+    return record["selected" if configuration(record)["result"] == "selected" else "last"]
 
 
 def read_all(folder: Path | str, experiment: str | None = None) -> list[dict]:
@@ -96,8 +151,8 @@ def comparable(record: dict) -> dict:
     """A record without what differs between two runs of the same thing: times, machine, commit."""
     kept = {name: value for name, value in record.items() if name not in INCIDENTAL}
     kept["curve"] = [{**epoch, "seconds": None} for epoch in record["curve"]]
-    for name in ("best", "last"):
-        kept[name] = {**record[name], "seconds": None}
+    for name in ("best", "last", "selected"):
+        kept[name] = record[name] and {**record[name], "seconds": None}
     return kept
 
 
@@ -126,71 +181,108 @@ def differences(then: dict, now: dict) -> list[str]:
 
 
 def table(found: list[dict]) -> pd.DataFrame:
-    """One row an experiment, profile and variant: the last epoch's metric over seeds, and costs.
+    """One row for runs that differ in the seed alone: the mean result over seeds, and costs.
 
     Args:
         found: Records, in any order.
 
     Returns:
-        A frame in the order of ``EXPERIMENTS``, whose ``metric`` is the mean over seeds at the last
-        epoch (the epochs were chosen in advance) and ``spread`` the standard deviation, missing for
-        a single seed; ``best epoch`` is the mean over seeds of the epoch that was best on the test
-        examples; the paper's numbers are missing where its text lacks them.
+        A frame in the order of ``EXPERIMENTS``, whose ``metric`` is the mean over seeds of the
+        result (:func:`result`) and ``spread`` its standard deviation, missing for a single seed;
+        ``epoch`` is the mean epoch of the result and ``best epoch`` of the best test metric; the
+        paper's numbers are missing where its text lacks them.
 
     Raises:
         ValueError: Two runs of one row differ in more than the seed.
     """
+    import pandas as pd  # takes its time, which a run does not need
+
     rows = []
-    for (title, profile, variant), group in _groups(found):
-        paper = EXPERIMENTS[title].paper["native" if variant.startswith("native") else "matrix"]
-        metrics = np.array([record["last"][record["metric"]] for record in group])
+    for key, group in groups(found):
+        first = group[0]
+        paper = EXPERIMENTS[key.experiment].paper[
+            "native" if key.variant.startswith("native") else "matrix"
+        ]
+        metrics = np.array([result(record)[record["metric"]] for record in group])
         seconds = [epoch["seconds"] for record in group for epoch in record["curve"]]
         rows.append(
             {
-                "experiment": title,
-                "profile": profile,
-                "variant": variant,
+                "experiment": key.experiment,
+                "profile": key.profile,
+                "variant": key.variant,
                 "seeds": len(group),
-                "name": group[0]["metric"],
+                "name": first["metric"],
                 "metric": metrics.mean(),
                 "spread": metrics.std(ddof=1) if len(group) > 1 else np.nan,
                 "paper": np.nan if paper["metric"] is None else paper["metric"],
-                "epochs": group[0]["last"]["epoch"],
+                "epochs": np.mean([record["last"]["epoch"] for record in group]),
+                "epoch": np.mean([result(record)["epoch"] for record in group]),
                 "best epoch": np.mean([record["best"]["epoch"] for record in group]),
                 "paper epoch": paper["epoch"],
-                "parameters": group[0]["parameters"],
-                "nonzeros": group[0]["nonzeros"],
+                "parameters": first["parameters"],
+                "nonzeros": first["nonzeros"],
                 "seconds an epoch": float(np.median(seconds)),
                 "peak MiB": max(record["peak_mebibytes"] for record in group),
-                "data": group[0]["data"]["subset"] or "whole",
+                "data": key.data,
+                "device": key.device,
+                "budget": key.budget,
             }
         )
     return pd.DataFrame(rows)
 
 
-def _groups(found: list[dict]) -> Iterator[tuple[tuple[str, str, str], list[dict]]]:
-    """The records of each experiment, profile and variant, by seed, in the experiments' order."""
-    for title, experiment in EXPERIMENTS.items():
-        for profile in experiment.profiles:
-            for variant in experiment.variants:
-                key = title, profile, variant
-                group = [
-                    record
-                    for record in found
-                    if (record["experiment"], record["profile"], record["variant"]) == key
-                ]
-                if group:
-                    _check_alike(key, group)
-                    yield key, sorted(group, key=lambda record: record["seed"])
+class Group(NamedTuple):
+    """What runs share that are told apart by the seed: a row of a table.
+
+    ``data`` is the part of the published set, or "whole"; ``device`` its type with the precision,
+    if that is not single; ``budget`` the epochs after which the runs were stopped, or None.
+    """
+
+    experiment: str
+    profile: str
+    variant: str
+    data: str
+    device: str
+    budget: int | None
 
 
-def _check_alike(key: tuple[str, str, str], group: list[dict]) -> None:
+def group_of(record: dict) -> Group:
+    """The group that a record belongs to."""
+    precision = record["configuration"]["precision"]
+    device = record["device"]["type"] + ("" if precision == "32-true" else f", {precision}")
+    return Group(
+        *(record["experiment"], record["profile"], record["variant"]),
+        *(record["data"]["subset"] or "whole", device, record["budget"]),
+    )
+
+
+def groups(found: list[dict]) -> Iterator[tuple[Group, list[dict]]]:
+    """The records by group, each by seed, in the order of ``EXPERIMENTS``.
+
+    Raises:
+        ValueError: Two runs of one group differ in more than the seed.
+    """
+    by_group: dict[Group, list[dict]] = {}
+    for record in found:
+        by_group.setdefault(group_of(record), []).append(record)
+
+    def place(key: Group) -> tuple:
+        experiment = EXPERIMENTS[key.experiment]
+        names = list(EXPERIMENTS), list(experiment.profiles), experiment.variants
+        return *(all_.index(part) for all_, part in zip(names, key, strict=False)), key.data
+
+    for key in sorted(by_group, key=lambda key: (*place(key), key.device, key.budget or math.inf)):
+        _check_alike(key, by_group[key])
+        yield key, sorted(by_group[key], key=lambda record: record["seed"])
+
+
+def _check_alike(key: Group, group: list[dict]) -> None:
     first, *others = (
         configuration(record) | {"fingerprint": record["data"]["fingerprint"]} for record in group
     )
     for other in others:
         if differ := differences(first, other):
-            runs, differ = " ".join(key), "; ".join(differ)
+            runs, differ = " ".join(key[:3]), "; ".join(differ)
             raise ValueError(f"the runs of {runs} must differ in the seed alone, but {differ}")
 
 
@@ -209,6 +301,7 @@ def environment(device: torch.device) -> dict:
             "numpy": version("numpy"),
         },
         "commit": _commit(),
+        "date": datetime.now(UTC).date().isoformat(),
     }
 
 

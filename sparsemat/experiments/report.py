@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
-from torch import nn
 
 import sparsemat as sm
 
 from . import models, records, training
 from .configurations import EXPERIMENTS, Configuration
+from .models import count_parameters
 
-PAIRS = {"tied": "native", "tied-linear": "native-linear"}  # equal parameters, two ways to compute
-CONFIDENCE = 0.95
-MARGIN = 0.01  # difference that counts as none, as a share of the native network's metric
+__all__ = [
+    *("costs", "count_parameters", "last_epochs", "matrices", "relative", "run_curves", "runs"),
+    *("step_losses", "summary", "train_all"),
+]
 
 
 def matrices(network: models.Network, variants: Sequence[str] = ("tied", "untied")) -> pd.DataFrame:
@@ -46,17 +45,13 @@ def matrices(network: models.Network, variants: Sequence[str] = ("tied", "untied
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def count_parameters(module: nn.Module) -> int:
-    """Numbers that training changes."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def step_losses(
     configuration: Configuration,
     variants: Sequence[str],
     count: int,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
 ) -> pd.DataFrame:
     """The losses of the first training steps of each variant, on the same batches.
 
@@ -64,32 +59,29 @@ def step_losses(
         One row a step, from 1; one column a variant.
     """
     found = {
-        variant: training.losses(configuration, variant, seed, count, dtype) for variant in variants
+        variant: training.losses(configuration, variant, seed, count, dtype, device)
+        for variant in variants
     }
     return pd.DataFrame(found, index=pd.RangeIndex(1, count + 1, name="step"))
 
 
 def train_all(
     configuration: Configuration, variants: Sequence[str], seed: int = 0, device: str = "auto"
-) -> dict[str, pd.DataFrame]:
-    """Train every variant.
+) -> dict[str, training.Progress]:
+    """Train every variant, without records.
 
     Returns:
-        For each variant its curve: one row an epoch, with the columns of
-        :class:`~sparsemat.experiments.training.Progress`.
+        The trained network and its curve, by variant.
     """
     fabric = training.make_fabric(device, configuration.precision)
     return {
-        variant: pd.DataFrame(
-            training.train(configuration, variant, seed, fabric=fabric).curve
-        ).set_index("epoch")
-        for variant in variants
+        variant: training.train(configuration, variant, seed, fabric=fabric) for variant in variants
     }
 
 
-def last_epochs(curves: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def last_epochs(trained: dict[str, training.Progress]) -> pd.DataFrame:
     """The last epoch of each curve, one row a variant."""
-    return pd.DataFrame({variant: curve.iloc[-1] for variant, curve in curves.items()}).T
+    return pd.DataFrame({name: run.frame.iloc[-1] for name, run in trained.items()}).T
 
 
 def summary(found: list[dict]) -> pd.DataFrame:
@@ -99,11 +91,13 @@ def summary(found: list[dict]) -> pd.DataFrame:
         found: Records of one experiment and profile.
 
     Returns:
-        Seeds, epochs, the last epoch's metric (its mean over seeds, under its own name) with its
-        spread over seeds, mean best epoch, parameters, nonzeros, and the paper's two numbers.
+        Seeds, epochs run and epoch of the result (:func:`records.result`), its mean over seeds
+        under the metric's name with its spread, the mean best epoch, parameters, nonzeros, and the
+        paper's two numbers.
     """
     table = records.table(found).set_index("variant").rename_axis(None)
-    columns = ["seeds", "epochs", "metric", "spread", "best epoch", "parameters", "nonzeros"]
+    columns = ["seeds", "epochs", "epoch", "metric", "spread", "best epoch", "parameters"]
+    columns += ["nonzeros"]
     return table[[*columns, "paper", "paper epoch"]].rename(
         columns={"metric": table["name"].iloc[0]}
     )
@@ -116,19 +110,19 @@ def costs(found: list[dict]) -> pd.DataFrame:
 
 
 def relative(found: list[dict], seed: int = 0) -> pd.DataFrame:
-    """The last epoch's metric of every run with one seed, and its ratio to the native network's.
+    """The result of every run with one seed, and its ratio to the native network's.
 
     Args:
         found: Records of any experiments.
         seed: The seed of the runs that are compared.
 
     Returns:
-        One row a run, in the order of ``EXPERIMENTS``: ``experiment``, ``profile``, ``variant``,
-        ``metric``, ``value``, ``relative to native`` and ``parameters``. Without a native run there
-        is no row.
+        One row a run, in the order of ``EXPERIMENTS``: ``experiment``, ``profile``, ``data``,
+        ``device``, ``variant``, ``metric``, ``value``, ``relative to native`` and ``parameters``.
+        Without a native run on the same data there is no row.
     """
     table = records.table([record for record in found if record["seed"] == seed])
-    row = ["experiment", "profile"]
+    row = ["experiment", "profile", "data", "device"]
     native = table[table["variant"] == "native"].set_index(row)["metric"]
     table = table.join(native.rename("native"), on=row, how="inner")
     table["relative to native"] = table["metric"] / table["native"]
@@ -147,62 +141,30 @@ def run_curves(found: list[dict], seed: int = 0) -> dict[str, list[float]]:
     }
 
 
-def pairs(found: list[dict]) -> pd.DataFrame:
-    """Matrix minus native at equal seeds, wherever both were run, and what follows from it.
-
-    The differences are taken as a sample of a normal distribution. Two one-sided t-tests ask
-    whether their mean lies within ``MARGIN`` times the native metric; their larger p is shown.
+def runs(found: list[dict]) -> pd.DataFrame:
+    """Runs one by one, for those who made them.
 
     Args:
-        found: Records of any experiments.
+        found: Records of one experiment.
 
     Returns:
-        One row an experiment, profile and pair: ``seeds``, the native mean, the mean
-        ``difference``, its confidence interval ``low``..``high``, the ``margin`` and ``p`` of the
-        test for equivalence. Interval and p are missing for a single seed.
+        One row a run: variant, seed, profile, the result under the name of its metric, the epoch
+        that it is of, the epochs run, minutes, device and date.
     """
-    metric = {
-        (r["experiment"], r["profile"], r["variant"], r["seed"]): r["last"][r["metric"]]
-        for r in found
-    }
     rows = []
-    for title, profile, variant in dict.fromkeys(key[:3] for key in metric):
-        if variant not in PAIRS:
-            continue
-        seeds = sorted(
-            key[3]
-            for key in metric
-            if key[:3] == (title, profile, variant)
-            and (title, profile, PAIRS[variant], key[3]) in metric
-        )
-        if not seeds:
-            continue
-        ours, native = (
-            np.array([metric[title, profile, name, seed] for seed in seeds])
-            for name in (variant, PAIRS[variant])
-        )
-        margin = MARGIN * native.mean()
+    for record in found:
+        result = records.result(record)
         rows.append(
             {
-                "experiment": title,
-                "profile": profile,
-                "pair": f"{variant} - {PAIRS[variant]}",
-                "seeds": len(seeds),
-                "native": native.mean(),
-                "difference": (ours - native).mean(),
-                **_interval_and_p(ours - native, margin),
-                "margin": margin,
+                "variant": record["variant"],
+                "seed": record["seed"],
+                "profile": record["profile"],
+                record["metric"]: result[record["metric"]],
+                "epoch": result["epoch"],
+                "epochs run": len(record["curve"]),
+                "minutes": round(record["seconds"] / 60, 1),
+                "device": record["device"]["name"],
+                "date": record["date"] or "not recorded",
             }
         )
     return pd.DataFrame(rows)
-
-
-def _interval_and_p(differences: np.ndarray, margin: float) -> dict[str, float]:
-    if len(differences) < 2 or np.ptp(differences) == 0:
-        same = differences.mean() if len(differences) > 1 else np.nan
-        inside = float(abs(same) >= margin) if len(differences) > 1 else np.nan
-        return {"low": same, "high": same, "p": inside}
-    interval = stats.ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
-    above = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
-    below = stats.ttest_1samp(differences, margin, alternative="less").pvalue
-    return {"low": interval.low, "high": interval.high, "p": max(above, below)}

@@ -1,4 +1,4 @@
-"""Runs: train a variant and write its record; run the beginning again and compare."""
+"""Runs: train a variant and write its record."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import baselines, datasets, records, training
+from . import baselines, checkpoints, counting, datasets, models, records, training
 from .configurations import EXPERIMENTS, Configuration
 from .files import RESULTS, RUNS
-from .records import differences
-from .report import count_parameters
+from .models import count_parameters
 from .tasks import TASKS
-
-SAME, OTHER = 1e-6, 1e-2  # relative differences that verify allows
 
 
 def run(
@@ -29,9 +26,12 @@ def run(
     devices: int = 1,
     nodes: int = 1,
     precision: str | None = None,
+    epochs: int | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     runs: Path = RUNS,
     results: Path = RESULTS,
+    show: bool | None = None,
 ) -> tuple[dict, Path | None]:
     """Train one variant of an experiment and write its record.
 
@@ -44,31 +44,61 @@ def run(
         devices: Processes a machine.
         nodes: Machines.
         precision: Of Fabric, instead of the configuration's.
-        resume: Whether to go on from the run's last checkpoint, if there is one.
+        epochs: Budget: stop after so many of the configuration's epochs, which the record says.
+        resume: Whether to go on from the run's last checkpoint, if there is one. A run that has
+            its record is not run again.
+        overwrite: Whether to replace the record and the checkpoint of an earlier run.
         runs: Folder for checkpoints and for the records of quick runs.
         results: Folder for the records of all other runs.
+        show: As for :func:`training.train`.
 
     Returns:
         The record and where it was written; None for the latter in all processes but the first,
         which writes.
 
     Raises:
-        ValueError: A name is unknown, the device is not there, a data file is corrupt, or the
-            checkpoint is damaged or belongs to another run.
+        ValueError: A name is unknown, the seed is negative, the budget is not within the
+            configuration's epochs, the device is not there, a data file is corrupt, the checkpoint
+            is damaged or belongs to another run, or there is an earlier run to replace.
         OSError: A folder cannot be written.
     """
     configuration = find(experiment, variant, profile)
     if precision is not None:
         configuration = replace(configuration, precision=precision)
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"the seed must be from 0 to 2147483647, got {seed}")
+    if epochs is not None and not 1 <= epochs <= configuration.epochs:
+        raise ValueError(
+            f"epochs must be from 1 to the profile's {configuration.epochs}, got {epochs}"
+        )
     fabric = training.make_fabric(device, configuration.precision, devices, nodes)
+    if profile == "quick" and fabric.device.type == "cpu":
+        torch.set_num_threads(1)  # more would mostly wait for each other, long on a busy machine
     folder = runs if profile == "quick" else results
+    name = records.name(
+        *(experiment, variant, seed, profile),
+        budget=epochs,
+        precision=configuration.precision,
+        device=fabric.device.type,
+        processes=devices * nodes,
+    )
+    path, checkpoint = folder / f"{name}.json", runs / f"{name}-{profile}.ckpt"
+    if resume and path.exists():
+        return records.read(path), path
+    for earlier in (path, checkpoint):
+        if earlier.exists() and not resume and not overwrite and fabric.is_global_zero:
+            raise ValueError(
+                f"{earlier} must not exist before a run: --resume goes on with what is there, "
+                "--overwrite replaces it"
+            )
     for written in (runs, folder):
         written.mkdir(parents=True, exist_ok=True)
     environment = records.environment(fabric.device)  # of the code that runs, not of later commits
     data = datasets.load(configuration.dataset)
-    checkpoint = runs / f"{records.name(experiment, variant, seed, profile)}-{profile}.ckpt"
     progress = training.train(
-        configuration, variant, seed, fabric=fabric, checkpoint=checkpoint, resume=resume
+        *(configuration, variant, seed),
+        **{"fabric": fabric, "epochs": epochs, "checkpoint": checkpoint, "resume": resume},
+        show=show,
     )
     task, curve = TASKS[configuration.task], progress.curve
     record = {
@@ -77,10 +107,11 @@ def run(
         "seed": seed,
         "profile": profile,
         "configuration": asdict(configuration),
-        "data": _description(data),
+        "budget": epochs,
+        "data": description(data),
         "metric": task.metric,
         "curve": curve,
-        **_derived(configuration, variant, progress.model, curve),
+        **derived(configuration, variant, progress.model, curve),
         "seconds": round(sum(epoch["seconds"] for epoch in curve), 3),
         "peak_mebibytes": progress.peak_mebibytes,
         "weights_sha256": training.weights_sha256(progress.model),
@@ -92,41 +123,88 @@ def run(
     return record, records.write(record, folder) if fabric.is_global_zero else None
 
 
+def trained(
+    experiment: str,
+    variant: str,
+    seed: int,
+    profile: str,
+    *,
+    folder: Path,
+    device: str = "auto",
+    epochs: int | None = None,
+) -> training.Progress:
+    """Run, or go on, or only read what has been run; with progress shown.
+
+    Args:
+        experiment: As for :func:`run`.
+        variant: As for :func:`run`.
+        seed: As for :func:`run`.
+        profile: As for :func:`run`.
+        folder: Where checkpoint and record are, or go.
+        device: As for :func:`run`.
+        epochs: As for :func:`run`.
+
+    Returns:
+        The network after the last epoch, and the curve.
+    """
+    record, path = run(
+        *(experiment, variant, seed, profile),
+        **{"device": device, "epochs": epochs, "resume": True, "show": True},
+        **{"runs": folder, "results": folder},
+    )
+    path = path or folder / f"{records.name_of(record)}.json"
+    state = checkpoints.read(path.with_name(f"{path.stem}-{profile}.ckpt"))
+    if state is None:
+        raise ValueError(f"{path} needs its checkpoint beside it: delete it, and run again")
+    model = models.build(find(experiment, variant, profile).network, variant, seed)
+    model.load_state_dict(state["model"])
+    return training.Progress(model, state["curve"], state["peak"])
+
+
 def run_baselines(
     experiment: str, profile: str = "quick", *, runs: Path = RUNS, results: Path = RESULTS
 ) -> tuple[dict, Path]:
-    """Forecast the series of an experiment without a network, and write the errors.
+    """Do an experiment's task without a network, and write what that reaches.
+
+    A series is forecast by :func:`baselines.all_errors`, texts are classified by naive Bayes, and
+    running text is modelled by n-grams (:mod:`counting`).
 
     Args:
         experiment: Name in ``EXPERIMENTS``.
         profile: One of its profiles.
-        runs: Folder for the errors on the quick profile's data.
+        runs: Folder for the results on the quick profile's data.
         results: Folder for all others.
 
     Returns:
-        The record, whose ``errors`` are those of :func:`baselines.all_errors`, and its file,
+        The record, whose ``errors`` have the metric by name of the rival, and its file,
         ``FOLDER/baselines/EXPERIMENT-PROFILE.json``.
 
     Raises:
-        ValueError: A name is unknown, or the data are no series.
+        ValueError: A name is unknown, or there is no rival without a network, as for images.
     """
     configuration = find(experiment, None, profile)
-    if configuration.task != "forecast":
-        raise ValueError(f"baselines need a series to forecast, got {experiment!r}")
+    rivals = {
+        models.SeriesNetwork: baselines.all_errors,
+        models.TextClassifier: lambda data: {"naive Bayes": counting.naive_bayes(data)},
+        models.LanguageModel: counting.ngrams,
+    }
+    if type(configuration.network) not in rivals:
+        raise ValueError(f"baselines need a series or texts, got {experiment!r}")
     data = datasets.load(configuration.dataset)
     record = {
         "experiment": experiment,
         "profile": profile,
-        "data": _description(data),
+        "data": description(data),
         "metric": TASKS[configuration.task].metric,
-        "errors": baselines.all_errors(data),
+        "errors": rivals[type(configuration.network)](data),
         **records.environment(torch.device("cpu")),
     }
     folder = runs if profile == "quick" else results
     return record, records.write_baselines(record, folder)
 
 
-def _description(data: datasets.Dataset) -> dict:
+def description(data: datasets.Dataset) -> dict:
+    """What a record says of its data."""
     return {
         "name": data.name,
         "fingerprint": data.fingerprint,
@@ -136,57 +214,7 @@ def _description(data: datasets.Dataset) -> dict:
     }
 
 
-def verify(path: Path, *, epochs: int = 1, device: str = "auto") -> list[str]:
-    """Run the first epochs of a recorded run again and compare.
-
-    Where device, versions and commit are those of the record, losses and metric may differ by
-    ``SAME``. Elsewhere sums are rounded in another order, which training amplifies: then only the
-    mean training loss is compared, and it may differ by ``OTHER``.
-
-    Args:
-        path: The record.
-        epochs: How many epochs to run again.
-        device: "auto", "cpu" or "cuda".
-
-    Returns:
-        What differs, one sentence each; empty if the record is confirmed.
-
-    Raises:
-        ValueError: The record is not one, its experiment is unknown now, or it has fewer epochs.
-    """
-    record = records.read(path)
-    if not 1 <= epochs <= len(record["curve"]):
-        raise ValueError(
-            f"epochs must be from 1 to the record's {len(record['curve'])}, got {epochs}"
-        )
-    configuration = find(record["experiment"], record["variant"], record["profile"])
-    configuration = replace(configuration, precision=record["configuration"]["precision"])
-    then, now = records.configuration(record), json.loads(json.dumps(asdict(configuration)))
-    if differ := differences(then, now):
-        return [f"the configuration has changed since the record: {one}" for one in differ]
-    data = datasets.load(configuration.dataset)
-    if differ := differences(record["data"], _description(data)):
-        return [f"the data are not the record's: {one}" for one in differ]
-    fabric = training.make_fabric(device, configuration.precision)
-    environment = records.environment(fabric.device)
-    same = all(environment[name] == record[name] for name in ("device", "versions", "commit"))
-    same &= record["commit"] is not None and not record["commit"].endswith(records.DIRTY)
-    allowed = SAME if same else OTHER
-    compared = ("train_loss", "test_loss", record["metric"]) if same else ("train_loss",)
-    progress = training.train(
-        configuration, record["variant"], record["seed"], fabric=fabric, epochs=epochs
-    )
-    derived = _derived(configuration, record["variant"], progress.model, record["curve"])
-    return differences({name: record[name] for name in derived}, derived) + [
-        f"epoch {then['epoch']}: {name} is {again[name]!r}, the record says {then[name]!r}"
-        for then, again in zip(record["curve"], progress.curve, strict=False)
-        for name in compared
-        # so that a number that is none differs
-        if not abs(then[name] - again[name]) <= allowed * max(abs(then[name]), abs(again[name]))
-    ]
-
-
-def _derived(
+def derived(
     configuration: Configuration, variant: str, model: nn.Module, curve: list[dict]
 ) -> dict:
     """What follows from the network and the curve, for a record and for who checks it."""
@@ -196,6 +224,7 @@ def _derived(
         "nonzeros": configuration.network.nonzeros(variant),
         "best": task.best(curve, key=lambda epoch: epoch[task.metric]),
         "last": curve[-1],
+        "selected": records.selected(curve),
     }
 
 

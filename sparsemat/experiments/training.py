@@ -7,32 +7,35 @@ the epoch alone, so a checkpoint at the end of an epoch holds all that the rest 
 from __future__ import annotations
 
 import hashlib
-import io
-import platform
-import resource
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 from tqdm import tqdm
 
-from . import datasets, models
+from . import checkpoints, datasets, models
 from .augmentation import AUGMENTATIONS
 from .configurations import Configuration
-from .files import atomic
-from .records import differences
+from .devices import PRECISIONS, make_fabric, peak_mebibytes
+from .records import selected
 from .tasks import TASKS, Task
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from lightning_fabric import Fabric
+
+__all__ = ["PRECISIONS", "Progress", "evaluate", "losses", "make_fabric", "steps", "train"]
+
 EVALUATION_BATCH = 250
-PRECISIONS = "32-true", "bf16-mixed"
-HELD_OUT = 0.1  # of the training examples, where early stopping has no validation set
+HELD_OUT = 0.1  # of the training examples, where an epoch is chosen without a validation set
 
 
 @dataclass
@@ -51,6 +54,13 @@ class Progress:
     curve: list[dict] = field(default_factory=list)
     peak_mebibytes: float = 0.0
 
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The curve as a table: one row an epoch."""
+        import pandas as pd
+
+        return pd.DataFrame(self.curve).set_index("epoch")
+
 
 def train(
     configuration: Configuration,
@@ -61,6 +71,7 @@ def train(
     epochs: int | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    show: bool | None = None,
 ) -> Progress:
     """Train one variant of a network.
 
@@ -72,6 +83,8 @@ def train(
         epochs: Stop after this many of the configuration's epochs.
         checkpoint: File that is replaced at the end of every epoch.
         resume: Whether to go on from the checkpoint, if there is one.
+        show: Whether to show the progress, with the last epoch's loss and metric; None shows it on
+            a terminal alone.
 
     Raises:
         ValueError: The checkpoint is damaged or belongs to another run, or several processes on
@@ -97,7 +110,7 @@ def train(
     progress = Progress(model)
     if checkpoint is not None and resume:
         # read once: the other processes may be on machines that do not have the file
-        kept = _read(checkpoint, identity) if fabric.is_global_zero else None
+        kept = checkpoints.read(checkpoint, identity) if fabric.is_global_zero else None
         _restore(fabric.broadcast(kept), stateful, progress)
 
     last = configuration.epochs if epochs is None else epochs
@@ -107,7 +120,10 @@ def train(
         initial=len(progress.curve) * per_epoch,
         desc=f"{configuration.dataset} {variant} {seed}",
         # silent where nobody watches, and in all processes but one
-        disable=None if fabric.is_global_zero else True,
+        disable=(None if show is None else not show) if fabric.is_global_zero else True,
+        # text, which a notebook shows too, and which leaves no widget behind in it
+        file=sys.stdout if show else None,
+        mininterval=1.0,
     )
     for epoch in range(len(progress.curve), last):
         if _has_stopped(configuration, progress.curve):
@@ -138,9 +154,13 @@ def train(
         progress.curve.append(
             {"epoch": epoch + 1, "train_loss": train_loss, **found, "seconds": round(seconds, 3)}
         )
-        progress.peak_mebibytes = max(progress.peak_mebibytes, _peak_mebibytes(fabric.device))
+        progress.peak_mebibytes = max(progress.peak_mebibytes, peak_mebibytes(fabric.device))
+        shown = {"loss": train_loss, task.metric: progress.curve[-1][task.metric]}
+        bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
         if checkpoint is not None and fabric.is_global_zero:
-            _save(checkpoint, identity, stateful, progress)
+            checkpoints.save(
+                *(checkpoint, identity, stateful, progress.curve, progress.peak_mebibytes)
+            )
     bar.close()
     return progress
 
@@ -205,6 +225,7 @@ def losses(
     seed: int,
     count: int,
     dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
 ) -> list[float]:
     """The losses of the first steps, in a chosen precision: for comparing variants step by step.
 
@@ -214,6 +235,7 @@ def losses(
         seed: As for :func:`train`.
         count: Number of steps.
         dtype: Precision of weights and activations.
+        device: Where to compute.
 
     Returns:
         ``count`` losses, each before its step.
@@ -221,7 +243,8 @@ def losses(
     inputs, targets = datasets.load(configuration.dataset).train
     if targets.is_floating_point():
         targets = targets.to(dtype)
-    model = models.build(configuration.network, variant, seed).to(dtype)
+    inputs, targets = inputs.to(device), targets.to(device)
+    model = models.build(configuration.network, variant, seed).to(device, dtype)
     optimizer, schedule = make_optimizer(configuration, model, len(inputs))
     torch.manual_seed(_epoch_seed(seed, 0))
     found: list[float] = []
@@ -274,45 +297,6 @@ def make_optimizer(
     return optimizer, OneCycleLR(optimizer, max_lr=rate, total_steps=total)
 
 
-def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -> Fabric:
-    """Fabric, with its processes started.
-
-    Args:
-        device: "cpu", "cuda" or "auto" (a GPU if there is one).
-        precision: One of ``PRECISIONS``, as Fabric names them.
-        devices: Processes a machine, each with a device of its own.
-        nodes: Machines.
-
-    Raises:
-        ValueError: A GPU is asked for and there is none, there are fewer than asked for, or the
-            device or the precision is unknown.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"the precision must be one of {PRECISIONS}, got {precision!r}")
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"the device must be auto, cpu or cuda, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("the device cuda needs a GPU that torch can see, and it sees none")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    for name, value in (("devices", devices), ("nodes", nodes)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if device == "cuda" and devices > torch.cuda.device_count():
-        raise ValueError(f"devices must be at most {torch.cuda.device_count()}, got {devices}")
-    # else convolutions, and nothing that they are compared with, would round to 10 bits
-    torch.backends.cudnn.allow_tf32 = False
-    fabric = Fabric(
-        accelerator=device,
-        devices=devices,
-        num_nodes=nodes,
-        precision=precision,
-        strategy="ddp" if devices * nodes > 1 else "auto",
-    )
-    fabric.launch()
-    return fabric
-
-
 def weights_sha256(model: nn.Module) -> str:
     """SHA-256 over the names and values of all parameters and buffers that are saved."""
     digest = hashlib.sha256()
@@ -328,7 +312,7 @@ def _parts(
     parts = {"train": data.train, "test": data.test}
     if data.valid is not None:
         parts["valid"] = data.valid
-    elif configuration.patience is not None:
+    elif configuration.patience is not None or configuration.result == "selected":
         inputs, targets = data.train
         count = round(HELD_OUT * len(inputs))
         shuffled = order(len(inputs), len(inputs), seed, -1)[0]
@@ -341,8 +325,7 @@ def _has_stopped(configuration: Configuration, curve: list[dict]) -> bool:
     """Whether the validation loss has not improved for as many epochs as we are patient."""
     if configuration.patience is None or not curve:
         return False
-    watched = [epoch["valid_loss"] for epoch in curve]
-    return len(watched) - 1 - watched.index(min(watched)) >= configuration.patience
+    return curve[-1]["epoch"] - selected(curve)["epoch"] >= configuration.patience
 
 
 def _epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
@@ -364,47 +347,9 @@ def _synchronised(model: nn.Module, fabric: Fabric) -> nn.Module:
     return model
 
 
-def _save(path: Path, identity: dict, stateful: dict, progress: Progress) -> None:
-    state = {name: part.state_dict() for name, part in stateful.items()}
-    state |= {"identity": identity, "curve": progress.curve, "peak": progress.peak_mebibytes}
-    saved = io.BytesIO()
-    torch.save(state, saved)
-    with atomic(path) as partial:  # a full disk is an OSError here, and not in torch.save
-        partial.write_bytes(saved.getbuffer())
-
-
-def _read(path: Path, identity: dict) -> dict | None:
-    """The state that ``_save`` wrote, if there is one."""
-    if not path.exists():
-        return None
-    advice = "delete it, or run without resuming"
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)  # tensors and numbers only
-        kept = state["identity"]
-    except OSError:
-        raise
-    except Exception as error:  # what is damaged fails in any way
-        raise ValueError(
-            f"a checkpoint must be whole, but {path} is not ({error}): {advice}"
-        ) from error
-    if differ := differences(kept, identity):
-        raise ValueError(
-            f"the checkpoint must come from the same run, but {path} does not: "
-            f"{'; '.join(differ)}: {advice}"
-        )
-    return state
-
-
 def _restore(state: dict | None, stateful: dict, progress: Progress) -> None:
     if state is None:
         return
     for name, part in stateful.items():
         part.load_state_dict(state[name])
     progress.curve, progress.peak_mebibytes = state["curve"], state["peak"]
-
-
-def _peak_mebibytes(device: torch.device) -> float:
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, kilobytes elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)

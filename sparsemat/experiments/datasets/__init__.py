@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .dataset import Dataset
-from .downloads import PublishedFile, folder
+from .downloads import PublishedFile, folder, unanswered
 from .images import (
     MNIST_FILES,
     TINY_IMAGENET,
     cifar10,
     cifar100,
+    cifar_archive,
     mnist,
     mnist_sample,
     tiny_imagenet,
@@ -28,6 +29,7 @@ from .series import (
     electricity,
     electricity_mt200,
     electricity_sample,
+    electricity_two_clients,
     etth1,
 )
 from .standins import (
@@ -52,6 +54,8 @@ __all__ = [
     "DATASETS",
     "Dataset",
     "load",
+    "addresses",
+    "unanswered",
     "PublishedFile",
     "folder",
     "MNIST_FILES",
@@ -75,6 +79,7 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
     "etth1": etth1,
     "etth1-standin": etth1_standin,
     "electricity": electricity,
+    "electricity-two-clients": electricity_two_clients,
     "electricity-mt200": electricity_mt200,
     "electricity-sample": electricity_sample,
     "ag-news": ag_news,
@@ -98,3 +103,12 @@ def load(name: str) -> Dataset:
     if name not in DATASETS:
         raise ValueError(f"the data set must be one of {sorted(DATASETS)}, got {name!r}")
     return DATASETS[name]()
+
+
+def addresses() -> list[str]:
+    """Every address from which a data set is downloaded."""
+    files = [
+        *(*MNIST_FILES, cifar_archive("cifar10"), cifar_archive("cifar100"), TINY_IMAGENET),
+        *(ETTH1_FILE, ELECTRICITY_FILE, *AG_NEWS_FILES, *WIKITEXT2_FILES, *PTB_FILES),
+    ]
+    return list(dict.fromkeys(url for file in files for url in (*file.urls, *file.mirrors)))

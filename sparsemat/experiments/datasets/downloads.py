@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import os
 import shutil
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -17,7 +18,14 @@ from pathlib import Path
 
 from ..files import atomic
 
-_DAMAGED = (ValueError, EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
+_DAMAGED = (
+    ValueError,
+    EOFError,
+    zlib.error,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+)
 
 
 def folder() -> Path:
@@ -34,20 +42,27 @@ class PublishedFile:
     """A file of a public release, or the folder of one that is published as a zip archive.
 
     An address that ends in ``.gz`` gives the file gzipped, unless ``path`` does so too. One that
-    ends in ``.zip`` gives an archive that holds ``path``; it is unpacked below the data folder, and
-    files that are already there stay as they are.
+    ends in ``.zip`` or ``.tgz`` gives an archive that holds ``path``; it is unpacked below the data
+    folder, and files that are already there stay as they are.
 
     Args:
         path: Where it is kept, below the data folder.
         urls: Where it can be had, in the order to be tried.
         sha256: Checksum of the kept file; None accepts whatever lies there.
         md5: Checksum of what the addresses give; None if none is published.
+        size: Bytes of the kept file, where no checksum of it is published.
+        part: sha256 of a documented part of the release that is accepted in its place.
+        mirrors: Further addresses, to be tried after the others, whose archives are packed in
+            another way: they have the kept file's checksum, and not ``md5``.
     """
 
     path: str
     urls: tuple[str, ...] = ()
     sha256: str | None = None
     md5: str | None = None
+    size: int | None = None
+    part: str | None = None
+    mirrors: tuple[str, ...] = ()
 
     def fetch(self) -> Path:
         """The path of the file, downloaded if it is missing and checked in any case.
@@ -63,9 +78,20 @@ class PublishedFile:
         path = folder() / self.path
         if not path.exists():
             self._download(path)
-        if self.sha256 is not None:
-            _check(path, "sha256", self.sha256, ": delete it, and it is downloaded again")
+        self._check_content(path, ": delete it, and it is downloaded again")
         return path
+
+    def _check_content(self, path: Path, advice: str = "") -> None:
+        if self.part is not None and _digest(path, "sha256") == self.part:
+            return
+        if self.sha256 is not None:
+            _check(path, "sha256", self.sha256, advice)
+        elif self.part is not None:  # then the addresses give the file as it is kept
+            _check(path, "md5", self.md5, advice)
+        if self.size is not None and path.stat().st_size != self.size:
+            raise ValueError(
+                f"{path} must have {self.size} bytes, got {path.stat().st_size}{advice}"
+            )
 
     def _download(self, path: Path) -> None:
         import requests
@@ -73,7 +99,7 @@ class PublishedFile:
         reasons = []
         try:
             with locked():
-                for url in self.urls:
+                for url in (*self.urls, *self.mirrors):
                     if path.exists():  # another process had the lock and was faster
                         return
                     part = path.with_name(f"{url.rpartition('/')[2]}.part")
@@ -95,32 +121,69 @@ class PublishedFile:
                 f"have room for it, or SPARSEMAT_DATA name another ({error})",
             ) from error
         raise FileNotFoundError(
-            f"{path} is missing and could not be downloaded; put it there, or name the folder "
-            f"that has it by SPARSEMAT_DATA. Tried {'; '.join(reasons) or 'no address'}"
+            f"{path} is missing and could not be downloaded. By hand: get it from one of the "
+            f"addresses, or from anywhere that has it, and put it there, unpacked; or name the "
+            f"folder that has it by SPARSEMAT_DATA. Tried {'; '.join(reasons) or 'no address'}"
         )
 
     def _unpack(self, url: str, part: Path, path: Path) -> None:
-        if self.md5 is not None:
+        if self.md5 is not None and url in self.urls:
             _check(part, "md5", self.md5)
-        if url.endswith(".zip"):
+        if url.endswith((".zip", ".tgz")):
             for left in path.parent.glob("unpack-*"):  # by a process that was killed
                 shutil.rmtree(left)
-            with (
-                zipfile.ZipFile(part) as archive,
-                tempfile.TemporaryDirectory(dir=path.parent, prefix="unpack-") as scratch,
-            ):
-                archive.extractall(scratch)
-                if not (Path(scratch) / self.path).exists():
-                    names = archive.namelist()[:5]
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix="unpack-") as scratch:
+                names = _extract(part, Path(scratch), url.endswith(".tgz"))[:5]
+                unpacked = Path(scratch) / self.path
+                if not unpacked.exists():
                     raise ValueError(f"the archive must hold {self.path}, it begins with {names}")
+                if unpacked.is_file():
+                    self._check_content(unpacked)
                 _move_missing(Path(scratch), folder())
             return
         with atomic(path) as partial:
             opened = gzip.open if url.endswith(".gz") and path.suffix != ".gz" else open
             with opened(part, "rb") as source, partial.open("wb") as target:
                 shutil.copyfileobj(source, target)
-            if self.sha256 is not None:
-                _check(partial, "sha256", self.sha256)
+            self._check_content(partial)
+
+
+def _extract(archive: Path, target: Path, tar: bool) -> list[str]:
+    if tar:
+        with tarfile.open(archive) as opened:
+            opened.extractall(target, filter="data")
+            return opened.getnames()
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(target)
+        return opened.namelist()
+
+
+def unanswered(url: str, timeout: float = 30.0) -> str | None:
+    """Why an address does not give its file; None if it does, as far as its first bytes tell.
+
+    Args:
+        url: The address.
+        timeout: Seconds to wait.
+    """
+    import requests
+
+    try:
+        with requests.get(url, headers=_headers(), stream=True, timeout=timeout) as response:
+            response.raise_for_status()
+            if not next(response.iter_content(1 << 10), b""):
+                return "an empty answer"
+    except requests.RequestException as error:
+        return str(error)
+    return None
+
+
+def _headers() -> dict[str, str]:
+    import sparsemat
+
+    return {
+        "User-Agent": f"sparsemat/{sparsemat.__version__}",  # some hosts refuse a library's default
+        "Accept-Encoding": "identity",  # so that a byte here is a byte there
+    }
 
 
 def _continue(url: str, part: Path) -> None:
@@ -137,7 +200,7 @@ def _continue(url: str, part: Path) -> None:
                 file.seek(0)
                 file.truncate()
 
-        headers = {"Accept-Encoding": "identity"}  # so that a byte here is a byte there
+        headers = _headers()
         if start:
             headers["Range"] = f"bytes={start}-"
         download = HTTPDownloader(
@@ -160,13 +223,17 @@ def _kept(part: Path) -> str:
 
 
 def _check(path: Path, algorithm: str, published: str, advice: str = "") -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, algorithm).hexdigest()
+    found = _digest(path, algorithm)
     if found != published:
         raise ValueError(
             f"{path} must have the published {algorithm} {published}, got {found} "
             f"({path.stat().st_size} bytes){advice}"
         )
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _move_missing(source: Path, target: Path) -> None:

@@ -22,7 +22,10 @@ MNIST_FILES = tuple(
     PublishedFile(
         path=f"MNIST/raw/{name}",
         sha256=content,
-        urls=(f"https://ossci-datasets.s3.amazonaws.com/mnist/{name}.gz",),
+        urls=(
+            f"https://ossci-datasets.s3.amazonaws.com/mnist/{name}.gz",
+            f"https://storage.googleapis.com/cvdf-datasets/mnist/{name}.gz",
+        ),
         md5=archive,
     )
     for name, content, archive in (
@@ -135,11 +138,20 @@ def _cifar_npz(path: Path) -> tuple:
         ) from error
 
 
-def _cifar_release(name: str) -> tuple:
+def cifar_archive(name: str) -> PublishedFile:
+    """The archive of "cifar10" or "cifar100" that torchvision knows."""
+    release = _cifar_class(name)
+    return PublishedFile(path=release.filename, urls=(release.url,), md5=release.tgz_md5)
+
+
+def _cifar_class(name: str) -> type:
     from torchvision import datasets
 
-    release = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    archive = PublishedFile(path=release.filename, urls=(release.url,), md5=release.tgz_md5)
+    return {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+
+
+def _cifar_release(name: str) -> tuple:
+    release, archive = _cifar_class(name), cifar_archive(name)
 
     def parts(download: bool) -> list:
         return [release(folder(), train=part, download=download) for part in (True, False)]
@@ -155,7 +167,10 @@ def _cifar_release(name: str) -> tuple:
 
 TINY_IMAGENET = PublishedFile(
     path="tiny-imagenet-200",
-    urls=("http://cs231n.stanford.edu/tiny-imagenet-200.zip",),
+    urls=(
+        "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        "https://zenodo.org/records/10720917/files/tiny-imagenet-200.zip",
+    ),
     md5="90528d7ca1a48142e341f4ef8d21d0de",
 )
 

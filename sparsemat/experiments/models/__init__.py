@@ -11,7 +11,10 @@ from .text import LanguageModel, TextClassifier
 
 Network = ImageNetwork | SeriesNetwork | TextClassifier | LanguageModel
 
-__all__ = ["ImageNetwork", "LanguageModel", "Network", "SeriesNetwork", "TextClassifier", "build"]
+__all__ = [
+    *("ImageNetwork", "LanguageModel", "Network", "SeriesNetwork", "TextClassifier"),
+    *("build", "count_parameters"),
+]
 
 
 def build(network: Network, variant: str, seed: int) -> nn.Module:
@@ -45,3 +48,8 @@ def build(network: Network, variant: str, seed: int) -> nn.Module:
     }
     model.load_state_dict(shared, strict=False)
     return network.untie(model) if variant == "untied" else model
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers that training changes."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,107 @@
+"""Weights of full runs, kept as safetensors: tensors alone, read without pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from . import checkpoints, models, records, training
+from .files import atomic
+from .runs import find
+
+FOLDER = "weights"  # below the folder of records
+LARGE = 1 << 20  # bytes in single precision from which on half precision is kept
+
+
+def keep(record_path: Path, checkpoint: Path, results: Path) -> Path:
+    """Keep the weights of a run beside its record.
+
+    Args:
+        record_path: The record.
+        checkpoint: Its last checkpoint.
+        results: Folder of records.
+
+    Returns:
+        The file ``results/weights/NAME.safetensors``, in half precision if it would be large.
+
+    Raises:
+        ValueError: The checkpoint is missing, or its weights are not those of the record.
+    """
+    record, state = records.read(record_path), checkpoints.read(checkpoint)
+    if state is None:
+        raise ValueError(f"{record_path} needs the checkpoint of its run, got no {checkpoint}")
+    model = _build(record)
+    model.load_state_dict(state["model"])
+    found = training.weights_sha256(model)
+    if found != record["weights_sha256"]:
+        raise ValueError(
+            f"the weights must be the record's, {record['weights_sha256']}, but {checkpoint} has "
+            f"{found}"
+        )
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if sum(t.numel() * t.element_size() for t in tensors.values()) > LARGE:
+        tensors = {n: t.half() if t.is_floating_point() else t for n, t in tensors.items()}
+    path = results / FOLDER / f"{record_path.stem}.safetensors"
+    with atomic(path) as partial:
+        save_file(tensors, partial, metadata={"weights_sha256": found})
+    return path
+
+
+def load(results: Path | str, name: str) -> nn.Module:
+    """The trained network of a run whose weights were kept, in single precision, for evaluation.
+
+    Args:
+        results: Folder of records.
+        name: Stem of the record's file, such as "mnist-untied-3".
+
+    Raises:
+        FileNotFoundError: Record or weights are not there.
+        RuntimeError: They do not fit the network of the record.
+    """
+    model = _build(records.read(Path(results) / f"{name}.json"))
+    tensors = load_file(Path(results) / FOLDER / f"{name}.safetensors")
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def _build(record: dict) -> nn.Module:
+    configuration = find(record["experiment"], record["variant"], record["profile"])
+    return models.build(configuration.network, record["variant"], record["seed"])
+
+
+@torch.no_grad()
+def nearest_tied(untied: torch.Tensor, index: torch.Tensor, parameters: int) -> torch.Tensor:
+    """The shared values of the tied matrix that is nearest to an untied one.
+
+    Nearest in the Frobenius norm: each value is the mean over the entries that would share it.
+
+    Args:
+        untied: One value an entry, ``(nonzeros,)``.
+        index: The parameter of each entry, int64 ``(nonzeros,)``.
+        parameters: Number of parameters.
+
+    Returns:
+        Tensor of shape ``(parameters,)``.
+    """
+    sums = untied.new_zeros(parameters).index_add(0, index, untied)
+    return sums / torch.bincount(index, minlength=parameters)
+
+
+@torch.no_grad()
+def distance_to_tied(untied: torch.Tensor, index: torch.Tensor, parameters: int) -> float:
+    """Frobenius distance to the nearest tied matrix, as a share of the untied matrix's norm.
+
+    Args:
+        untied: As for :func:`nearest_tied`.
+        index: As for :func:`nearest_tied`.
+        parameters: As for :func:`nearest_tied`.
+
+    Returns:
+        Between 0, which is tied, and 1.
+    """
+    untied = untied.double()  # sums of many equal numbers round
+    nearest = nearest_tied(untied, index, parameters)[index]
+    return ((untied - nearest).norm() / untied.norm()).item()

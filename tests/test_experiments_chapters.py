@@ -1,0 +1,98 @@
+"""Every training chapter, run to its end with FULL = True, on small data of the real shape.
+
+The code is the chapter's own; the budget is one epoch, and the data sets are replaced by stand-ins
+that carry the names of the real ones.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jupytext
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from sparsemat.experiments import datasets, records
+from sparsemat.experiments.configurations import EXPERIMENTS
+from sparsemat.experiments.datasets.series import windows
+
+ROOT = Path(__file__).parent.parent
+PAGES = {
+    "mnist": "mnist",
+    "cifar10": "cifar10",
+    "cifar100": "cifar100",
+    "tiny_imagenet": "tiny-imagenet",
+    "etth1": "etth1",
+    "electricity": "electricity",
+    "ag_news": "ag-news",
+    "wikitext2": "wikitext-2",
+    "ptb": "ptb",
+}
+CUT = {"mnist": 200, "cifar10": 140, "cifar100": 400, "tiny-imagenet": 140, "etth1": 200}
+CUT |= {"electricity": 64, "ag-news": 200, "wikitext-2": 30, "ptb": 40}
+
+
+def of_the_real_shape(name):
+    """A data set with the name and the shape of the real one, and few examples."""
+    if name == "electricity":
+        rows = np.random.default_rng(0).normal(size=(360, 321)).cumsum(0)
+        whole = windows(name, rows, window=168, train=240, valid=40, test=80)
+    else:
+        standin = name + ("-sample" if name in ("mnist", "wikitext-2") else "-standin")
+        whole = datasets.load(standin)
+    parts = {
+        part: tuple(tensor[: CUT[name]] for tensor in getattr(whole, part))
+        for part in ("train", "valid", "test")
+        if getattr(whole, part) is not None
+    }
+    words = getattr(EXPERIMENTS[name].profiles["full"].network, "vocabulary", 0)
+    more = tuple(f"extra{n}" for n in range(words - len(whole.vocabulary)))
+    return replace(whole, name=name, vocabulary=whole.vocabulary + more, floor=None, **parts)
+
+
+def cells(page, **choices):
+    """The code of a chapter, with other choices in its first cell."""
+    found = []
+    for cell in jupytext.read(ROOT / f"book/{page}.md").cells:
+        if cell.cell_type == "code" and "colab-setup" not in cell.metadata.get("tags", []):
+            source = cell.source
+            if source.startswith("FULL = False"):
+                for old, new in choices.items():
+                    before = {"FULL": "FULL = False", "EPOCHS": "EPOCHS = None"}
+                    before |= {"FOLDER": 'FOLDER = "../runs"'}
+                    assert source.count(before[old]) == 1
+                    source = source.replace(before[old], f"{old} = {new!r}")
+            found.append(source)
+    return found
+
+
+@pytest.fixture
+def page_like(monkeypatch):
+    """As a notebook runs: in its folder, with figures that go nowhere."""
+    matplotlib.use("Agg")
+    monkeypatch.chdir(ROOT / "notebooks")
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    threads = torch.get_num_threads()
+    yield
+    plt.close("all")
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_full_run_from_the_chapter_reaches_its_end(page, page_like, monkeypatch, tmp_path):
+    name = PAGES[page]
+    small = of_the_real_shape(name)
+    monkeypatch.setitem(datasets.DATASETS, name, lambda: small)
+    space = {}
+    for number, source in enumerate(cells(page, FULL=True, EPOCHS=1, FOLDER=str(tmp_path)), 1):
+        exec(compile(source, f"{page}, cell {number}", "exec"), space)
+    chapter = space["chapter"]
+    written = records.read_all(tmp_path, name)
+    assert {record["variant"] for record in written} == set(chapter.chosen)
+    assert all((record["budget"], record["profile"]) == (1, "full") for record in written)
+    assert len(list(tmp_path.glob("*.ckpt"))) == len(written)
+    lines = chapter.yours().splitlines()
+    assert len(lines) == 1 + len(written)
+    assert all(record["date"] in line for record, line in zip(written, lines[1:], strict=True))

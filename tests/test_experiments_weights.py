@@ -1,0 +1,71 @@
+"""Kept weights: those of the record, and nearest tied matrices."""
+
+import json
+
+import pytest
+import torch
+
+import sparsemat as sm
+from sparsemat.experiments import datasets, runs, training, weights
+from sparsemat.experiments.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return runs.run("etth1", "tied", device="cpu", runs=folder)
+
+
+@pytest.fixture
+def kept(run, tmp_path):
+    """A folder of records that holds the run's record, and its checkpoint's folder."""
+    path = run[1]
+    (tmp_path / path.name).write_text(path.read_text())
+    return tmp_path, path.parent, path.name
+
+
+def test_weights_are_kept_and_give_the_same_network(run, kept):
+    results, folder, name = kept
+    arguments = ["--runs", str(folder), "--results", str(results)]
+    assert main(["weights", str(results / name), *arguments]) == 0
+    model = weights.load(results, "etth1-tied-0")
+    assert training.weights_sha256(model) == run[0]["weights_sha256"]
+    x, y = datasets.load("etth1-standin").test
+    error = (model(x) - y).square().mean().item()
+    assert error == pytest.approx(run[0]["last"]["mse"], rel=1e-5)
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["single", "half"])
+def test_large_weights_are_kept_in_half_precision(kept, monkeypatch, large):
+    results, folder, name = kept
+    monkeypatch.setattr(weights, "LARGE", 0 if large else 1 << 30)
+    path = weights.keep(results / name, folder / "etth1-tied-0-quick.ckpt", results)
+    dtypes = {tensor.dtype for tensor in weights.load_file(path).values()}
+    assert dtypes == {torch.float16 if large else torch.float32}
+    loaded = weights.load(results, "etth1-tied-0")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+def test_weights_of_another_run_are_refused(kept):
+    results, folder, name = kept
+    record = json.loads((results / name).read_text()) | {"weights_sha256": "0" * 64}
+    (results / name).write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=f"the weights must be the record's, {'0' * 64}"):
+        weights.keep(results / name, folder / "etth1-tied-0-quick.ckpt", results)
+    with pytest.raises(ValueError, match="needs the checkpoint of its run, got no"):
+        weights.keep(results / name, folder / "none.ckpt", results)
+    assert not (results / "weights").exists()
+
+
+def test_the_nearest_tied_matrix_is_the_nearest():
+    torch.manual_seed(0)
+    pattern = sm.conv_pattern(2, 3, (4, 5), 3, padding=1)
+    index, count = torch.tensor(pattern.index), pattern.num_parameters
+    tied = torch.randn(count, dtype=torch.float64)
+    assert weights.distance_to_tied(tied[index], index, count) < 1e-15
+    untied = tied[index] + torch.randn(len(index), dtype=torch.float64)
+    nearest = weights.nearest_tied(untied, index, count)
+    copies = torch.nn.functional.one_hot(index, count).double()
+    solved = torch.linalg.lstsq(copies, untied[:, None]).solution[:, 0]
+    torch.testing.assert_close(nearest, solved)
+    assert 0 < weights.distance_to_tied(untied, index, count) < 1
