@@ -87,10 +87,7 @@ def test_page_is_accessible_in_both_themes(browser, site, name):
         for theme in ("light", "dark"):
             page.evaluate(SETTLE, theme)
             page.wait_for_timeout(200)  # colours fade from one theme to the other
-            found[theme] = [
-                (rule, len(nodes), nodes[:3])
-                for rule, nodes in page.evaluate(AXE)
-            ]
+            found[theme] = [(rule, len(nodes), nodes[:3]) for rule, nodes in page.evaluate(AXE)]
     finally:
         page.close()
     assert found == {"light": [], "dark": []}

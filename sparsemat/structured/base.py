@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from ..lazy import Chain
 from ..matrix import SparseMatrix
 from ..pattern import Pattern
-from ._lazy import Chain
 
 
 class Projection(NamedTuple):

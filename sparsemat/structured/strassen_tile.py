@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ..lazy import Chain
 from ..matrix import SparseMatrix
 from ..pattern import Pattern
-from ._lazy import Chain
 from .base import StructuredMatrix
 from .patterns import einsum_pattern
 from .tile_bases import TileBases
