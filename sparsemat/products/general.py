@@ -14,7 +14,7 @@ from torch.nn.functional import embedding_bag
 
 from ..pattern import Pattern
 from . import plain
-from .indices import csr_tensor
+from .indices import csr_tensor, narrowed
 from .product import ADJOINT, OUTER, Product
 
 BLOCK_BYTES = 1 << 20
@@ -42,10 +42,7 @@ class GeneralProduct(Product):
         arrays = {"row": row, "col": col, "index": index, "crow": self.crow, "by_col": by_col}
         arrays["row_by_col"] = row[by_col]
         arrays["ccol"] = np.searchsorted(col[by_col], np.arange(pattern.shape[1] + 1))
-        largest = max(int(array.max(initial=0)) for array in arrays.values())
-        # indices are half of what a product reads
-        dtype = np.int32 if largest < 2**31 else np.int64
-        self._arrays = {name: array.astype(dtype) for name, array in arrays.items()}
+        self._arrays = narrowed(arrays)
 
     def __repr__(self) -> str:
         rows, cols = self.shape

@@ -15,6 +15,13 @@ def constant(array: np.ndarray, device: torch.device | str) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
+def narrowed(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays with 32 bits an index where all fit: indices are half of what a product reads."""
+    largest = max(int(array.max(initial=0)) for array in arrays.values())
+    dtype = np.int32 if largest < 2**31 else np.int64
+    return {name: array.astype(dtype) for name, array in arrays.items()}
+
+
 def csr_tensor(
     crow: torch.Tensor, col: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]
 ) -> torch.Tensor:
