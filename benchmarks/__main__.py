@@ -14,7 +14,19 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the memory profiler is chatty
 
 import torch
 
-from . import attention, convolution, floor, general, growth, imports, recurrence, sparse, training
+from . import (
+    attention,
+    convolution,
+    floor,
+    general,
+    growth,
+    imports,
+    networks,
+    recurrence,
+    sparse,
+    structured,
+    training,
+)
 from .paired import Case, Measurement, measure
 
 AREAS = {
@@ -24,6 +36,8 @@ AREAS = {
     "sparse": sparse.cases,
     "general": general.cases,
     "training": training.cases,
+    "networks": networks.cases,
+    "structured": structured.cases,
     "products alone": floor.cases,
 }
 GROWTH = "growth"  # the area without goals

@@ -105,7 +105,7 @@ def recurrent(steps: int, batch: int) -> Work:
     x = torch.randn(batch, steps, INPUT)
     grad = torch.randn(batch, steps, HIDDEN)
     layers = (
-        sm.RNN(INPUT, HIDDEN, nonlinearity="linear"),
+        sm.RNN(INPUT, HIDDEN, nonlinearity="linear", batch_first=True),
         torch.nn.RNN(INPUT, HIDDEN, batch_first=True),
     )
     ours, native = (

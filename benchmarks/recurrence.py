@@ -27,7 +27,10 @@ def cases() -> Iterator[Case]:
             layer(x)[0].backward(grad)
             layer.zero_grad()
 
-        layers = {kind: sm.RNN(INPUT, HIDDEN, nonlinearity=kind) for kind in ("linear", "tanh")}
+        layers = {
+            kind: sm.RNN(INPUT, HIDDEN, nonlinearity=kind, batch_first=True)
+            for kind in ("linear", "tanh")
+        }
         project = torch.randn(HIDDEN, INPUT, requires_grad=True)
         decay = torch.rand(HIDDEN, requires_grad=True)
 

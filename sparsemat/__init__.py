@@ -1,60 +1,112 @@
 """Neural-network layers as sparsity patterns filled with parameters."""
 
-from .attention import SelfAttention, attention_pattern, third_order
 from .convert import from_module, to_matrix
-from .convolution import Conv1d, Conv2d, Conv3d, conv_pattern
 from .data2matrix import (
     channels_last_order,
     commutation_order,
     image_to_vector,
-    lag_pattern,
     matrix_to_series,
     matrix_to_tokens,
     matrix_to_vector,
-    one_hot_pattern,
-    permutation_pattern,
     series_to_matrix,
     tokens_to_matrix,
     vector_to_image,
     vector_to_matrix,
 )
-from .linear import SparseLinear, mask_pattern
-from .matrix import SparseMatrix
+from .kronecker import kron
+from .layers import (
+    GRU,
+    LSTM,
+    RNN,
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    BidirectionalRNN,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    MaxPool2d,
+    MultiheadAttention,
+    SelfAttention,
+    SparseLinear,
+    avg_pool_pattern,
+    third_order,
+)
+from .lazy import Block, Chain, Kronecker, Sum
+from .matrix import Matrix, SparseMatrix
+from .networks import local_map, summary
 from .pattern import Pattern
-from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool2d, avg_pool_pattern
-from .recurrence import RNN, recurrence_patterns
+from .patterns import (
+    allowed_pairs,
+    attention_pattern,
+    conv_pattern,
+    dense_pattern,
+    diagonal_pattern,
+    identity_pattern,
+    lag_pattern,
+    mask_pattern,
+    one_hot_pattern,
+    permutation_pattern,
+    recurrence_patterns,
+    selection_pattern,
+    shift_pattern,
+)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "from_module",
     "to_matrix",
+    "local_map",
+    "summary",
+    "Pattern",
+    "kron",
+    "Matrix",
+    "SparseMatrix",
+    "Block",
+    "Chain",
+    "Kronecker",
+    "Sum",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
     "MaxPool2d",
+    "MultiheadAttention",
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "BidirectionalRNN",
+    "GRU",
+    "LSTM",
     "RNN",
-    "Pattern",
     "SelfAttention",
     "SparseLinear",
-    "SparseMatrix",
+    "allowed_pairs",
     "attention_pattern",
     "avg_pool_pattern",
-    "channels_last_order",
-    "commutation_order",
     "conv_pattern",
-    "image_to_vector",
+    "dense_pattern",
+    "diagonal_pattern",
+    "identity_pattern",
     "lag_pattern",
     "mask_pattern",
-    "matrix_to_series",
-    "matrix_to_tokens",
-    "matrix_to_vector",
     "one_hot_pattern",
     "permutation_pattern",
     "recurrence_patterns",
+    "selection_pattern",
+    "shift_pattern",
+    "channels_last_order",
+    "commutation_order",
+    "image_to_vector",
+    "matrix_to_series",
+    "matrix_to_tokens",
+    "matrix_to_vector",
     "series_to_matrix",
     "third_order",
     "tokens_to_matrix",

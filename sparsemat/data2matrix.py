@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 import torch
 
-from .pattern import Pattern
+from .patterns.simple import one_hot_pattern
 
 
 def image_to_vector(image: torch.Tensor) -> torch.Tensor:
@@ -174,59 +174,10 @@ def matrix_to_tokens(matrix: torch.Tensor, embedding: torch.Tensor) -> torch.Ten
     return same.int().argmax(1)
 
 
-def one_hot_pattern(tokens: torch.Tensor | Sequence[int], vocabulary_size: int) -> Pattern:
-    """The matrix that looks tokens up: row t reads row ``tokens[t]`` of the embedding.
-
-    Args:
-        tokens: Integers of shape ``(T,)`` in ``0..vocabulary_size - 1``.
-        vocabulary_size: Number V of tokens.
-
-    Returns:
-        Pattern of shape ``(T, V)`` with one nonzero a row and one parameter, to be filled with 1.
-
-    Raises:
-        ValueError: ``tokens`` is not one-dimensional, not integer, or lies outside the vocabulary.
-    """
-    col = np.asarray(tokens)
-    if col.ndim != 1 or not (col.size == 0 or np.issubdtype(col.dtype, np.integer)):
-        raise ValueError(
-            f"tokens must be integers of shape (T,), got {col.dtype} of shape {col.shape}"
-        )
-    if col.size and (col.min() < 0 or col.max() >= vocabulary_size):
-        raise ValueError(
-            f"tokens must lie in 0..{vocabulary_size - 1}, got {col.min()}..{col.max()}"
-        )
-    return _zero_one((len(col), vocabulary_size), np.arange(len(col)), col)
-
-
-def lag_pattern(steps: int, window: int) -> Pattern:
-    """The matrix that lays out every window of a series, one after the other.
-
-    Filled with 1 and applied to a series x it is ``x.unfold(0, window, 1)``, flattened: row
-    ``k * window + i`` reads value ``k + i``.
-
-    Args:
-        steps: Length T of the series.
-        window: Length w of a window, at most T.
-
-    Returns:
-        Pattern of shape ``((T - w + 1) * w, T)`` with one nonzero a row and one parameter.
-
-    Raises:
-        ValueError: ``window`` is not in ``1..steps``.
-
-    Source: chapter "Data2Matrix".
-    """
-    if not 1 <= window <= steps:
-        raise ValueError(f"window must lie in 1..steps, got window={window} and steps={steps}")
-    col = np.add.outer(np.arange(steps - window + 1), np.arange(window)).reshape(-1)
-    return _zero_one((len(col), steps), np.arange(len(col)), col)
-
-
 def commutation_order(rows: int, cols: int) -> np.ndarray:
     r"""The order that turns the vector of a matrix into the vector of its transpose.
 
-    As a matrix, :func:`permutation_pattern` of it, it is the commutation matrix K with
+    As a matrix, :func:`~sparsemat.permutation_pattern` of it, it is the commutation matrix K with
     $\mathrm{vec}(X^T) = K\,\mathrm{vec}(X)$.
 
     Args:
@@ -264,26 +215,6 @@ def channels_last_order(channels: int, size: Sequence[int]) -> np.ndarray:
     if min((channels, *size)) < 0:
         raise ValueError(f"channels and size must be at least 0, got {channels} and {tuple(size)}")
     return commutation_order(channels, prod(size))
-
-
-def permutation_pattern(order: Sequence[int]) -> Pattern:
-    """The permutation matrix P of an order: filled with 1, ``P @ x`` is ``x[order]``.
-
-    Args:
-        order: A permutation of ``0..n - 1``.
-
-    Returns:
-        Pattern of shape ``(n, n)`` with one nonzero a row and a column, and one parameter.
-
-    Raises:
-        ValueError: ``order`` is not a permutation.
-    """
-    size = len(order)
-    return _zero_one((size, size), np.arange(size), np.arange(size)).permute(rows=order)
-
-
-def _zero_one(shape: tuple[int, int], row: np.ndarray, col: np.ndarray) -> Pattern:
-    return Pattern(shape, row, col, np.zeros(len(row), dtype=np.int64), 1)
 
 
 def _check_rank(name: str, tensor: torch.Tensor, *ranks: int) -> None:

@@ -1,52 +1,223 @@
-"""A sparse matrix: a pattern with values."""
+"""Matrices: the common face, and a pattern with values."""
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from numbers import Number
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 
+from . import memory
+from .live import Live
 from .pattern import Pattern
-from .products import matmul
-from .products.indices import csr_tensor
+from .products import Product, choose
+from .products.indices import constant, csr_tensor
 
 if TYPE_CHECKING:
     import scipy.sparse
+    import scipy.sparse.linalg
 
 
-class SparseMatrix:
+class Matrix:
+    """What every matrix can do; a new one writes ``_multiply`` and ``T``.
+
+    Attributes:
+        shape: ``(rows, columns)``.
+        dtype: Type of the entries.
+        device: Where they live.
+    """
+
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+    __array_ufunc__ = None  # a NumPy scalar on the left leaves the product to us
+
+    @property
+    def T(self) -> Matrix:
+        """The transposed matrix, with the same parameters."""
+        raise NotImplementedError
+
+    def conj(self) -> Matrix:
+        """The matrix of conjugate entries; itself where they are real."""
+        raise NotImplementedError
+
+    @property
+    def H(self) -> Matrix:
+        """The conjugate transpose."""
+        return self.T.conj()
+
+    @property
+    def mT(self) -> Matrix:
+        """The transposed matrix, as torch calls it."""
+        return self.T
+
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
+        """``(cols, n)`` to ``(rows, n)``."""
+        raise NotImplementedError
+
+    def __matmul__(self, other: torch.Tensor | Matrix) -> torch.Tensor | Matrix:
+        """``W @ x`` for ``x`` of shape ``(cols,)`` or ``(cols, n)``, or the product with a matrix.
+
+        Two sparse matrices give one; any other pair a :class:`sparsemat.Chain`, which multiplies
+        without being formed.
+
+        Raises:
+            TypeError: ``other`` is neither a tensor nor a matrix.
+            ValueError: The inner sizes differ, ``x`` has another rank or another type.
+        """
+        if isinstance(other, Matrix):
+            from .lazy import Chain
+
+            return Chain(self, other)
+        _require_tensor(other)
+        if other.ndim not in (1, 2) or other.shape[0] != self.shape[1]:
+            raise ValueError(
+                f"x must have shape (cols,) or (cols, n) with cols={self.shape[1]}, "
+                f"got {tuple(other.shape)}"
+            )
+        if other.dtype != self.dtype:
+            raise ValueError(f"W and x must have one type, got {self.dtype} and {other.dtype}")
+        if other.ndim == 1:
+            return self._multiply(other[:, None])[:, 0]
+        return self._multiply(other)
+
+    def __rmatmul__(self, other: torch.Tensor) -> torch.Tensor:
+        """``x @ W`` for ``x`` of shape ``(rows,)`` or ``(n, rows)``."""
+        _require_tensor(other)
+        if other.ndim not in (1, 2) or other.shape[-1] != self.shape[0]:
+            raise ValueError(
+                f"x must have shape (rows,) or (n, rows) with rows={self.shape[0]}, "
+                f"got {tuple(other.shape)}"
+            )
+        return (self.T @ other.t()).t() if other.ndim == 2 else self.T @ other
+
+    def __add__(self, other: Matrix) -> Matrix:
+        """The sum, which multiplies without being formed."""
+        if not isinstance(other, Matrix):
+            return NotImplemented
+        from .lazy import Sum
+
+        return Sum(self, other)
+
+    def __sub__(self, other: Matrix) -> Matrix:
+        """The difference, which multiplies without being formed."""
+        return self + (-1) * other if isinstance(other, Matrix) else NotImplemented
+
+    def __neg__(self) -> Matrix:
+        """Minus the matrix."""
+        return (-1) * self
+
+    def __mul__(self, scalar: float | torch.Tensor) -> Matrix:
+        """A number times the matrix."""
+        from .lazy import Scaled
+
+        return Scaled(self, scalar) if _is_scalar(scalar) else NotImplemented
+
+    def __rmul__(self, scalar: float | torch.Tensor) -> Matrix:
+        """A number times the matrix."""
+        return self * scalar
+
+    def __truediv__(self, scalar: float | torch.Tensor) -> Matrix:
+        """The matrix divided by a number."""
+        return self * (1 / scalar) if _is_scalar(scalar) else NotImplemented
+
+    def row(self, i: int) -> torch.Tensor:
+        """Row i as a dense vector ``(cols,)``: one product with the transposed matrix.
+
+        Raises:
+            ValueError: There is no such row.
+        """
+        if not 0 <= i < self.shape[0]:
+            raise ValueError(f"row must lie in 0..{self.shape[0] - 1}, got {i}")
+        unit = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
+        unit[i] = 1
+        return self.T @ unit
+
+    def to_dense(self) -> torch.Tensor:
+        """The dense tensor of shape ``shape``.
+
+        Raises:
+            MemoryError: It would not fit; the message says how much it takes.
+        """
+        rows, cols = self.shape
+        what = f"a dense {rows}x{cols} matrix"
+        require_memory(what, rows * cols, self.dtype, self.device)
+        require_memory(f"the identity that makes {what}", cols**2, self.dtype, self.device)
+        return self._multiply(torch.eye(cols, dtype=self.dtype, device=self.device))
+
+    def linear_operator(self) -> scipy.sparse.linalg.LinearOperator:
+        """A ``scipy.sparse.linalg.LinearOperator`` on the CPU, for ``svds``, ``eigs`` or ``cg``."""
+        from scipy.sparse.linalg import LinearOperator
+
+        here = {"dtype": self.dtype, "device": self.device}
+
+        def times(matrix: Matrix) -> Callable[[np.ndarray], np.ndarray]:
+            def multiply(x: np.ndarray) -> np.ndarray:
+                with torch.no_grad():
+                    return (matrix @ torch.as_tensor(x).to(**here)).cpu().resolve_conj().numpy()
+
+            return multiply
+
+        forward, backward = times(self), times(self.H)
+        return LinearOperator(
+            shape=self.shape,
+            matvec=forward,
+            rmatvec=backward,
+            matmat=forward,
+            rmatmat=backward,
+            dtype=torch.empty(0, dtype=self.dtype).numpy().dtype,
+        )
+
+
+class SparseMatrix(Matrix):
     r"""The matrix $W(\theta)$ of a pattern: ``W[row[k], col[k]] += theta[index[k]]``.
 
     Products and conversions are differentiable with respect to ``theta``, but for ``to_scipy``.
+    Where ``theta`` is a tensor, the matrix reads it at each use: after an optimiser step it is the
+    matrix of the new parameters. :meth:`detach` gives the one of now, for good.
 
     Args:
         pattern: Where the matrix may be nonzero and which parameter sits there.
-        theta: The parameters: a floating-point tensor (or array) of any shape with
-            ``pattern.num_parameters`` entries.
+        theta: The parameters: a floating-point or complex tensor (or array) of any shape with
+            ``pattern.num_parameters`` entries, or such a tensor that is computed at each use.
 
     Raises:
-        ValueError: ``theta`` has the wrong number of entries, or is complex.
+        TypeError: ``pattern`` is no pattern.
+        ValueError: ``theta`` has the wrong number of entries.
     """
 
-    def __init__(self, pattern: Pattern, theta: torch.Tensor) -> None:
-        theta = torch.as_tensor(theta)
-        if theta.numel() != pattern.num_parameters:
+    def __init__(self, pattern: Pattern, theta: torch.Tensor | Live) -> None:
+        if not isinstance(pattern, Pattern):
+            raise TypeError(f"pattern must be a Pattern, got {type(pattern).__name__}")
+        self.pattern = pattern
+        if isinstance(theta, Live):
+            self._theta, self._kind = theta, theta.kind
+            return
+        self._theta = _flat(theta)
+        self._kind = self._theta.dtype, self._theta.device
+        if len(self._theta) != pattern.num_parameters:
             raise ValueError(
                 f"theta must hold num_parameters={pattern.num_parameters} values, "
-                f"got {theta.numel()} (shape {tuple(theta.shape)})"
+                f"got {len(self._theta)} (shape {tuple(torch.as_tensor(theta).shape)})"
             )
-        if theta.is_complex():
-            raise ValueError(f"theta must be real, got dtype {theta.dtype}")
-        if not theta.is_floating_point():
-            theta = theta.to(torch.get_default_dtype())
-        self.pattern = pattern
-        self.theta = theta.reshape(-1)
 
     def __repr__(self) -> str:
         rows, cols = self.shape
-        return f"SparseMatrix({rows}x{cols}, nnz={self.pattern.nnz}, dtype={self.dtype})"
+        return f"SparseMatrix({rows}x{cols}, nnz={self.nnz}, dtype={self.dtype})"
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        theta = self.theta.detach().clone().requires_grad_(self.requires_grad)
+        return SparseMatrix(self.pattern, theta)
+
+    def __reduce__(self) -> tuple:
+        return SparseMatrix, (self.pattern, self.theta.detach().clone())
+
+    @property
+    def theta(self) -> torch.Tensor:
+        """The parameters, shape ``(num_parameters,)``, as they are now."""
+        return self._theta.value() if isinstance(self._theta, Live) else self._theta
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -54,14 +225,34 @@ class SparseMatrix:
         return self.pattern.shape
 
     @property
+    def nnz(self) -> int:
+        """Number of stored triples; duplicates of a cell count each."""
+        return self.pattern.nnz
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters; tied entries share one."""
+        return self.pattern.num_parameters
+
+    @property
     def dtype(self) -> torch.dtype:
-        """The floating-point type of the entries."""
-        return self.theta.dtype
+        """The type of the entries, floating-point or complex."""
+        return self._kind[0]
 
     @property
     def device(self) -> torch.device:
         """Where the entries live."""
-        return self.theta.device
+        return self._kind[1]
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients reach the parameters."""
+        return self.theta.requires_grad
+
+    @property
+    def product(self) -> Product:
+        """The product that multiplies by the matrix; its repr says which it is and why."""
+        return choose(self.pattern)
 
     @property
     def values(self) -> torch.Tensor:
@@ -71,37 +262,52 @@ class SparseMatrix:
     @property
     def T(self) -> SparseMatrix:
         """The transposed matrix, with the same parameters."""
-        return SparseMatrix(self.pattern.T, self.theta)
+        return SparseMatrix(self.pattern.T, self._theta)
+
+    def conj(self) -> SparseMatrix:
+        """The matrix of conjugate entries; itself where they are real."""
+        if not self.dtype.is_complex:
+            return self
+        return self._with(lambda: self.theta.conj())
 
     def to(self, *args, **kwargs) -> SparseMatrix:
         """The matrix with ``theta.to(...)``: another dtype or device."""
         return SparseMatrix(self.pattern, self.theta.to(*args, **kwargs))
 
+    def detach(self) -> SparseMatrix:
+        """The matrix of the parameters of now: later changes and gradients do not reach it."""
+        return SparseMatrix(self.pattern, self.theta.detach().clone())
+
     def coalesce(self) -> SparseMatrix:
         """The same matrix with every cell stored once, in row-major order, untied."""
         cells, cell = self.pattern.cells()
-        where = torch.from_numpy(cell).to(self.device)
-        return SparseMatrix(
-            cells, self.values.new_zeros(cells.nnz).index_add(0, where, self.values)
-        )
+        return SparseMatrix(cells, self._summed(cell, cells.nnz))
 
     def to_dense(self) -> torch.Tensor:
-        """The dense tensor of shape ``shape``.
+        """The dense tensor of shape ``shape``; entries of a cell are summed before rounding.
 
         Raises:
             MemoryError: It would not fit; the message says how much it takes.
         """
         rows, cols = self.shape
         require_memory(f"a dense {rows}x{cols} matrix", rows * cols, self.dtype, self.device)
-        cell = self._index("row") * cols + self._index("col")
-        return self.theta.new_zeros(rows * cols).index_add(0, cell, self.values).view(rows, cols)
+        cell = self.pattern.row * cols + self.pattern.col
+        return self._summed(cell, rows * cols).view(rows, cols)
 
     def to_csr(self) -> torch.Tensor:
         """A ``torch.sparse_csr`` tensor; duplicates are summed."""
         matrix = self.coalesce()
         crow = np.searchsorted(matrix.pattern.row, np.arange(self.shape[0] + 1))
-        crow = torch.from_numpy(crow).to(self.device)
+        crow = constant(crow, self.device)
         return csr_tensor(crow, matrix._index("col"), matrix.values, self.shape)
+
+    def to_coo(self) -> torch.Tensor:
+        """A coalesced ``torch.sparse_coo`` tensor; duplicates are summed."""
+        matrix = self.coalesce()
+        at = torch.stack([matrix._index("row"), matrix._index("col")])
+        return torch.sparse_coo_tensor(
+            at, matrix.values, self.shape, is_coalesced=True, check_invariants=False
+        )
 
     def to_scipy(self) -> scipy.sparse.csr_array:
         """A ``scipy.sparse.csr_array`` on the CPU; duplicates are summed. Needs SciPy.
@@ -111,34 +317,80 @@ class SparseMatrix:
         import scipy.sparse
 
         values = self.values.detach().cpu()
-        values = (values.float() if values.itemsize == 2 else values).numpy()
-        entries = values, (self.pattern.row, self.pattern.col)
+        values = values.float() if values.itemsize == 2 else values
+        entries = values.resolve_conj().numpy(), (self.pattern.row, self.pattern.col)
         return scipy.sparse.coo_array(entries, shape=self.shape).tocsr()
 
-    def __matmul__(self, other: torch.Tensor | SparseMatrix) -> torch.Tensor | SparseMatrix:
+    def __getitem__(self, rows: slice) -> SparseMatrix:
+        """``W[start:stop]``: some of the rows, with all the parameters."""
+        if not isinstance(rows, slice) or rows.step not in (None, 1):
+            raise TypeError(f"W[start:stop] takes a slice of rows without a step, got {rows!r}")
+        start, stop, _ = rows.indices(self.shape[0])
+        return SparseMatrix(self.pattern.rows(start, max(start, stop)), self._theta)
+
+    def __matmul__(self, other: torch.Tensor | Matrix) -> torch.Tensor | Matrix:
         """``W @ x`` for ``x`` of shape ``(cols,)`` or ``(cols, n)``, or the product with a matrix.
 
+        The product of two sparse matrices is one whose cells each have their own value; where one
+        of them is a permutation, a selection of rows, a multiple of the identity or diagonal, the
+        other keeps its tying.
+
         Raises:
-            ValueError: The inner sizes differ, or ``x`` has another rank.
+            TypeError: ``other`` is neither a tensor nor a matrix.
+            ValueError: The inner sizes or the types differ, or ``x`` has another rank.
+            MemoryError: The product could need more than there is; a :class:`sparsemat.Chain`
+                multiplies without being formed.
         """
         if isinstance(other, SparseMatrix):
-            left, right = self.pattern.pairs(other.pattern)
-            row, col = self.pattern.row[left], other.pattern.col[right]
-            shape = (self.shape[0], other.shape[1])
-            terms = Pattern(shape, row, col, np.arange(len(left)), len(left))
-            left, right = (torch.from_numpy(side).to(self.device) for side in (left, right))
-            return SparseMatrix(terms, self.values[left] * other.values[right]).coalesce()
-        if other.ndim not in (1, 2) or other.shape[0] != self.shape[1]:
+            from .multiply import multiplied
+
+            return multiplied(self, other)
+        return super().__matmul__(other)
+
+    def __add__(self, other: Matrix) -> Matrix:
+        """The sum; of two sparse matrices a sparse one with the parameters of both."""
+        if not isinstance(other, SparseMatrix):
+            return super().__add__(other)
+        if self.shape != other.shape or self.dtype != other.dtype:
             raise ValueError(
-                f"x must have shape (cols,) or (cols, n) with cols={self.shape[1]}, "
-                f"got {tuple(other.shape)}"
+                "a sum needs one shape and type, got "
+                f"{self.shape} {self.dtype} and {other.shape} {other.dtype}"
             )
-        if other.ndim == 1:
-            return matmul(self.pattern, self.theta, other[:, None])[:, 0]
-        return matmul(self.pattern, self.theta, other)
+        mine, theirs = self.pattern, other.pattern
+        if mine is theirs:
+            return self._with(lambda: self.theta + other.theta)
+        pattern = Pattern(
+            self.shape,
+            np.concatenate([mine.row, theirs.row]),
+            np.concatenate([mine.col, theirs.col]),
+            np.concatenate([mine.index, theirs.index + mine.num_parameters]),
+            mine.num_parameters + theirs.num_parameters,
+        )
+        return SparseMatrix(
+            pattern,
+            Live(lambda: torch.cat([self.theta, other.theta]), pattern.num_parameters, *self._kind),
+        )
+
+    def __mul__(self, scalar: float | torch.Tensor) -> SparseMatrix:
+        """A number times the matrix: the same pattern."""
+        if not _is_scalar(scalar):
+            return NotImplemented
+        return self._with(lambda: self.theta * scalar)
+
+    def _with(self, theta: Callable[[], torch.Tensor]) -> SparseMatrix:
+        return SparseMatrix(self.pattern, Live(theta, self.num_parameters, *self._kind))
+
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
+        return self.product(self.theta, x)
+
+    def _summed(self, cell: np.ndarray, cells: int) -> torch.Tensor:
+        values = self.values
+        wide = torch.promote_types(values.dtype, torch.float32)
+        total = values.new_zeros(cells, dtype=wide)
+        return total.index_add(0, constant(cell, self.device), values.to(wide)).to(values.dtype)
 
     def _index(self, name: str) -> torch.Tensor:
-        return torch.tensor(getattr(self.pattern, name), device=self.device)
+        return constant(getattr(self.pattern, name).copy(), self.device)
 
 
 def require_memory(what: str, numel: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -153,13 +405,26 @@ def require_memory(what: str, numel: int, dtype: torch.dtype, device: torch.devi
     Raises:
         MemoryError: The request is larger than the device's memory.
     """
-    needed = numel * dtype.itemsize
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-    else:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > total:
-        raise MemoryError(
-            f"{what} of {dtype} takes {needed / 2**30:,.1f} GiB, "
-            f"but {device.type} memory is {total / 2**30:,.1f} GiB; keep it sparse"
+    device = torch.device(device)
+    cuda = device.type == "cuda"
+    total = torch.cuda.get_device_properties(device).total_memory if cuda else None
+    memory.require(f"{what} of {dtype}", numel * dtype.itemsize, total, device.type)
+
+
+def _flat(theta: torch.Tensor) -> torch.Tensor:
+    theta = torch.as_tensor(theta)
+    if not (theta.is_floating_point() or theta.is_complex()):
+        theta = theta.to(torch.get_default_dtype())
+    return theta if theta.ndim == 1 else theta.reshape(-1)
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, Number) or (torch.is_tensor(value) and value.ndim == 0)
+
+
+def _require_tensor(other: object) -> None:
+    if not torch.is_tensor(other):
+        raise TypeError(
+            f"W @ x needs a torch.Tensor or a Matrix, got {type(other).__name__}; "
+            "see torch.as_tensor"
         )

@@ -111,6 +111,43 @@ class Pattern:
         """The same triples, each with a parameter of its own, in the order they are stored."""
         return Pattern(self.shape, self.row, self.col, np.arange(self.nnz), self.nnz)
 
+    @property
+    def row_counts(self) -> np.ndarray:
+        """Number of triples in each row, int64 ``(rows,)``."""
+        return np.bincount(self.row, minlength=self.shape[0])
+
+    def rows(self, start: int, stop: int) -> Pattern:
+        """The pattern of ``W[start:stop]``, with all the parameters of W.
+
+        Args:
+            start: First row.
+            stop: One past the last row.
+
+        Returns:
+            Pattern of shape ``(stop - start, cols)``; the triples keep their order.
+
+        Raises:
+            ValueError: Not ``0 <= start <= stop <= rows``.
+        """
+        self._check_rows(start, stop)
+        kept = (self.row >= start) & (self.row < stop)
+        row, col, index = self.row[kept] - start, self.col[kept], self.index[kept]
+        return Pattern((stop - start, self.shape[1]), row, col, index, self.num_parameters)
+
+    def by_row(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The triples in row-major order: ``(row, col, index)``, each int64 ``(nnz,)``."""
+        step = np.diff(self.row)
+        if ((step > 0) | ((step == 0) & (np.diff(self.col) >= 0))).all():
+            return self.row, self.col, self.index
+        order = np.lexsort((self.col, self.row))
+        return self.row[order], self.col[order], self.index[order]
+
+    def _check_rows(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise ValueError(
+                f"rows must satisfy 0 <= start <= stop <= {self.shape[0]}, got {start}..{stop}"
+            )
+
     def distinct(self) -> Pattern:
         """The set of cells, in row-major order, each once and with a parameter of its own."""
         return self.cells()[0]

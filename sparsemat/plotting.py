@@ -5,7 +5,9 @@ Figures have a transparent background and mid-grey text, so that they read on li
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from colorsys import hls_to_rgb
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,7 +30,13 @@ STYLE = {
     "axes.titlecolor": INK,
     "xtick.color": INK,
     "ytick.color": INK,
-    "axes.titlesize": "medium",
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10,
+    "lines.linewidth": 1.8,
     "figure.dpi": 100,
 }
 PALETTE = [
@@ -46,8 +54,23 @@ PALETTE = [
 
 
 def use_style() -> None:
-    """Make the book's neutral style the default of this session."""
+    """Make the book's neutral style the default of this session, sharp on dense screens."""
     plt.rcParams.update(STYLE)
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("retina")
+
+
+def parameter_colours(count: int) -> ListedColormap:
+    """One colour a parameter: the palette, or hues a golden angle apart if that is too short.
+
+    Neighbouring parameters differ clearly, and every colour reads on white and on dark.
+    """
+    if count <= len(PALETTE):
+        return ListedColormap(PALETTE)
+    hues = [(k * 137.508 / 360 % 1, 0.62 if k % 2 else 0.5) for k in range(min(count, 4096))]
+    return ListedColormap([hls_to_rgb(hue, lightness, 0.55) for hue, lightness in hues])
 
 
 def spy(
@@ -80,13 +103,11 @@ def spy(
     ax = ax or plt.subplots(figsize=_figsize(rows, cols))[1]
     image = np.full(pattern.shape, np.nan)
     image[pattern.row, pattern.col] = pattern.index
-    few = pattern.num_parameters <= len(PALETTE)
-    cmap = ListedColormap(PALETTE) if few else "turbo"
     ax.imshow(
         image,
-        cmap=cmap,
+        cmap=parameter_colours(pattern.num_parameters),
         vmin=0,
-        vmax=len(PALETTE) - 1 if few else pattern.num_parameters - 1,
+        vmax=max(pattern.num_parameters, len(PALETTE)) - 1,
         interpolation="nearest",
         aspect="equal",
     )
@@ -96,7 +117,7 @@ def spy(
             ax.axhline(edge - 0.5, **style)
         for edge in range(blocks[1], cols, blocks[1]):
             ax.axvline(edge - 0.5, **style)
-    ax.set(xticks=[], yticks=[])
+    ax.set(xticks=[], yticks=[], xlabel="input", ylabel="output")
     ax.set_title(f"{rows} x {cols}, {pattern.nnz} nonzeros" if title is None else title)
     return ax
 

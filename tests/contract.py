@@ -37,6 +37,8 @@ class LayerContract:
     """
 
     cases: dict[str, Callable[[torch.dtype], Case]]
+    twice_differentiable = True
+    same_parameters = True  # as torch's module, so that their gradients compare
 
     def matrix(self, layer: torch.nn.Module, x: torch.Tensor) -> SparseMatrix:
         """The matrix of the layer at one input."""
@@ -113,6 +115,71 @@ class LayerContract:
         weights = torch.randn(expected.shape, dtype=torch.float64)
         (case.layer(mine) * weights).sum().backward()
         (expected * weights).sum().backward()
+        assert_near(mine.grad, theirs.grad)
+        self.assert_parameter_gradients(case)
+
+    def losses(self, case, module):
+        """The loss of one input as a function of it and of the parameters."""
+        parameters = {name: value.detach() for name, value in module.named_parameters()}
+
+        def loss(x, parameters):
+            y = torch.func.functional_call(module, parameters, (x[None],))
+            return (y.sin() * torch.linspace(1, 2, y.numel()).to(y).view_as(y)).sum()
+
+        return loss, parameters
+
+    def test_second_derivatives_are_those_of_torch(self, build):
+        """Gradients of a gradient penalty; the Hessian would be the same, more slowly."""
+        if not self.twice_differentiable:
+            pytest.skip("torch's own kernel is differentiable once")
+        case = build(torch.float64)
+        results = []
+        for module in (case.layer, case.reference):
+            x = self.inputs(case, number=2).requires_grad_()
+            leaves = [x, *(module.parameters() if self.same_parameters else ())]
+            first = torch.autograd.grad(module(x).sin().sum(), leaves, create_graph=True)
+            penalty = sum(side.square().sum() for side in first)
+            second = torch.autograd.grad(penalty, leaves, allow_unused=True)
+            results.append([*first, *(s for s in second if s is not None)])
+        assert len(results[0]) == len(results[1])
+        for mine, theirs in zip(*results, strict=True):
+            assert_near(mine, theirs)
+
+    def test_transforms_agree_with_torch(self, build):
+        """Gradients of each sample, and Jacobians in both modes, by torch.func."""
+        case = build(torch.float64)
+        x, results = self.inputs(case), []
+        for module in (case.layer, case.reference):
+            loss, parameters = self.losses(case, module)
+            samples = torch.func.vmap(torch.func.grad(loss, (0, 1)), (0, None))(x, parameters)
+            jacobians = [
+                jacobian(lambda x, module=module: module(x[None])[0])(x[0])
+                for jacobian in (torch.func.jacrev, torch.func.jacfwd)
+                if self.twice_differentiable or jacobian is torch.func.jacrev
+            ]
+            parameters = samples[1].values() if self.same_parameters else ()
+            results.append([samples[0], *parameters, *jacobians])
+        for mine, theirs in zip(*results, strict=True):
+            assert_near(mine, theirs)
+
+    def test_export_keeps_the_numbers(self, build):
+        case = build(torch.float64)
+        x, more = self.inputs(case), self.inputs(case, number=5)
+        batch = ({0: torch.export.Dim("batch")},)
+        program = torch.export.export(case.layer, (x,), dynamic_shapes=batch).module()
+        assert_near(program(more), case.reference(more))
+        assert_near(case.layer(more), case.reference(more))  # nothing was left behind in the layer
+
+    def test_compiled_without_a_break(self, build):
+        if build is not next(iter(self.cases.values())):
+            pytest.skip("one case a kind: compiling takes seconds")
+        case = build(torch.float64)
+        compiled = torch.compile(case.layer, fullgraph=True, backend="aot_eager")
+        mine, theirs = (self.inputs(case).requires_grad_() for _ in range(2))
+        y, expected = compiled(mine), case.reference(theirs)
+        assert_near(y, expected)
+        y.sin().sum().backward()
+        expected.sin().sum().backward()
         assert_near(mine.grad, theirs.grad)
         self.assert_parameter_gradients(case)
 

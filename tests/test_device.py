@@ -12,18 +12,21 @@ from sparsemat.products.attention import attend
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 LAYERS = {
-    "tied convolution": (lambda: sm.Conv2d(3, 4, 3, (6, 5), padding=1), (3, 6, 5)),
-    "untied convolution": (lambda: sm.Conv2d(2, 3, 3, (6, 5), tied=False), (2, 6, 5)),
-    "average pooling": (lambda: sm.AvgPool2d(2, (6, 4)), (2, 6, 4)),
-    "max pooling": (lambda: sm.MaxPool2d(2, (6, 4)), (2, 6, 4)),
-    "linear recurrence": (lambda: sm.RNN(3, 4, nonlinearity="linear"), (40, 3)),
-    "tanh recurrence": (lambda: sm.RNN(3, 4), (7, 3)),
-    "softmax attention": (lambda: sm.SelfAttention(4, 2, causal=True), (6, 4)),
+    "tied convolution": (lambda: sm.Conv2d(3, 4, 3, input_size=(6, 5), padding=1), (3, 6, 5)),
+    "untied convolution": (lambda: sm.Conv2d(2, 3, 3, input_size=(6, 5), tied=False), (2, 6, 5)),
+    "average pooling": (lambda: sm.AvgPool2d(2, input_size=(6, 4)), (2, 6, 4)),
+    "max pooling": (lambda: sm.MaxPool2d(2, input_size=(6, 4)), (2, 6, 4)),
+    "linear recurrence": (lambda: sm.RNN(3, 4, nonlinearity="linear", batch_first=True), (40, 3)),
+    "tanh recurrence": (lambda: sm.RNN(3, 4, batch_first=True), (7, 3)),
+    "softmax attention": (lambda: sm.SelfAttention(4, 2, causal=True, batch_first=True), (6, 4)),
     "sparse linear": (
         lambda: sm.SparseLinear(sm.mask_pattern(torch.eye(5, 7) + torch.eye(5, 7).flip(1) > 0)),
         (7,),
     ),
-    "linear attention": (lambda: sm.SelfAttention(4, 2, softmax=False, window=1), (6, 4)),
+    "linear attention": (
+        lambda: sm.SelfAttention(4, 2, softmax=False, window=1, batch_first=True),
+        (6, 4),
+    ),
 }
 
 

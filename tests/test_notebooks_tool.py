@@ -12,6 +12,8 @@ import sparsemat
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import publish  # noqa: E402
+
 import notebooks as tool  # noqa: E402  tools/ is no package
 
 HEADER = """---
@@ -118,23 +120,34 @@ def test_a_page_that_cannot_be_stored_leaves_nothing(book, capsys, code, message
     assert (book / "book" / "page.md").read_text() == text
 
 
-def test_address_is_carried_everywhere(book):
-    (book / "book" / "page.md").write_text(tool.with_setup_cell(PAGE))
-    (book / "README.md").write_text(
-        f"{tool.address()}/issues https://colab.research.google.com/github/"
-        f"{'/'.join(tool.slug(tool.address()))}/blob/main"
-    )
-    assert tool.main(["address", "https://github.com/someone/else"]) == 0
-    assert tool.address() == "https://github.com/someone/else"
-    assert "https://github.com/someone/else matrix-book" in (book / "book" / "page.md").read_text()
-    readme = (book / "README.md").read_text()
-    assert readme.count("someone/else") == 2
-    with pytest.raises(SystemExit):
-        tool.main(["address", "somewhere"])
+def test_running_the_first_cell_twice_clones_once(tmp_path):
+    """The setup cell does nothing where the library already lies beside the notebook."""
+    code = tool.read_text(tool.setup_block()).cells[0].source
+    assert 'not Path("../sparsemat").is_dir()' in code
+    assert code.index("is_dir()") < code.index("git clone")
+
+
+def test_export_refreshes_prose_and_keeps_outputs(book, capsys):
+    assert tool.main(["execute", "page"]) == 0
+    notebook = book / "notebooks" / "page.ipynb"
+    before = json.loads(notebook.read_text())
+    path = book / "book" / "page.md"
+    path.write_text(path.read_text().replace("Text.", "Other text."))
+    assert tool.main(["check"]) == 1
+    assert "in its source: export" in capsys.readouterr().out
+    assert tool.main(["export"]) == 0
+    assert tool.main(["check"]) == 0
+    after = json.loads(notebook.read_text())
+    outputs = [[c.get("outputs") for c in nb["cells"]] for nb in (before, after)]
+    assert outputs[0] == outputs[1]
+    assert "Other text." in notebook.read_text()
+    path.write_text(path.read_text().replace("x + 1", "x + 2"))
+    assert tool.main(["export"]) == 1
+    assert "execute it" in capsys.readouterr().err
 
 
 def test_every_place_states_the_same_address_and_version():
-    address = tool.address()
+    address = publish.address()
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert config["repository"]["url"] == address

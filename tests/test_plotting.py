@@ -53,6 +53,18 @@ def test_spy_with_more_parameters_than_the_palette_uses_the_whole_map():
     assert (image.norm.vmin, image.norm.vmax) == (0, pattern.num_parameters - 1)
 
 
+def test_many_parameters_have_colours_that_differ_from_their_neighbours():
+    colours = plotting.parameter_colours(64).colors
+    steps = np.abs(np.diff(np.array(colours), axis=0)).max(axis=1)
+    assert len(set(colours)) == 64
+    assert steps.min() > 0.2
+
+
+def test_spy_says_which_axis_is_which():
+    ax = plotting.spy(sm.conv_pattern(1, 1, 3, 2))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("input", "output")
+
+
 def test_spy_title_and_blocks():
     pattern = sm.conv_pattern(2, 3, 4, 2)
     ax = plotting.spy(pattern, blocks=(3, 4))

@@ -41,7 +41,7 @@ MAXIMA = {
 def average(shape, kernel, options):
     def build(dtype):
         dims = len(shape) - 1
-        layer = MATRIX[dims](kernel, shape[1:], **options)
+        layer = MATRIX[dims](kernel, input_size=shape[1:], **options)
         return Case(layer, NATIVE[dims](kernel, **options), shape)
 
     return build
@@ -49,7 +49,7 @@ def average(shape, kernel, options):
 
 def maximum(shape, kernel, options):
     def build(dtype):
-        layer = sm.MaxPool2d(kernel, shape[1:], **options)
+        layer = sm.MaxPool2d(kernel, input_size=shape[1:], **options)
         return Case(layer, torch.nn.MaxPool2d(kernel, **options), shape)
 
     return build
@@ -74,7 +74,7 @@ class TestMaximum(LayerContract):
     cases = {name: maximum(*layer) for name, layer in MAXIMA.items()}  # noqa: RUF012
 
     def matrix(self, layer, x):
-        return layer.selection(x)
+        return layer.matrix(x)
 
     def test_the_selection_has_one_one_a_row(self, build):
         case = build(torch.float64)
@@ -88,7 +88,7 @@ class TestMaximum(LayerContract):
         case.reference.return_indices = True
         expected = case.reference(x)[1].flatten(1).numpy()
         pixels = np.prod(x.shape[1:]) * np.arange(x.shape[0])[:, None]
-        chosen = case.layer.selection(x).pattern.col.reshape(expected.shape) - pixels
+        chosen = case.layer.matrix(x).pattern.col.reshape(expected.shape) - pixels
         assert np.array_equal(chosen, expected)
 
 
@@ -131,7 +131,7 @@ def test_averages_agree_with_torch(pool, count_include_pad):
     dims = len(shape) - 1
     x = torch.randn(2, *shape, dtype=torch.float64)
     native = NATIVE[dims](kernel, **options)
-    compare(lambda: MATRIX[dims](kernel, shape[1:], **options), native, x)
+    compare(lambda: MATRIX[dims](kernel, input_size=shape[1:], **options), native, x)
 
 
 @settings(max_examples=100)
@@ -141,12 +141,12 @@ def test_maxima_and_their_gradients_agree_with_torch(pool, levels):
     x = torch.randn(2, *shape, dtype=torch.float64)
     x = (x * levels).round() if levels else x  # ties, or none
     native = torch.nn.MaxPool2d(kernel, **options)
-    if compare(lambda: sm.MaxPool2d(kernel, shape[1:], **options), native, x):
+    if compare(lambda: sm.MaxPool2d(kernel, input_size=shape[1:], **options), native, x):
         mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
         expected = native(theirs)
         weights = torch.randn_like(expected)
         expected.backward(weights)
-        sm.MaxPool2d(kernel, shape[1:], **options)(mine).backward(weights)
+        sm.MaxPool2d(kernel, input_size=shape[1:], **options)(mine).backward(weights)
         assert_near(mine.grad, theirs.grad)
 
 
@@ -155,11 +155,11 @@ def test_scipy_filters_the_same():
     x = torch.from_numpy(image)[None]
     inner = (slice(1, -1), slice(1, -1))
     for layer, oracle in (
-        (sm.AvgPool2d(3, (6, 7), stride=1), scipy.ndimage.uniform_filter),
-        (sm.MaxPool2d(3, (6, 7), stride=1), scipy.ndimage.maximum_filter),
+        (sm.AvgPool2d(3, input_size=(6, 7), stride=1), scipy.ndimage.uniform_filter),
+        (sm.MaxPool2d(3, input_size=(6, 7), stride=1), scipy.ndimage.maximum_filter),
     ):
         np.testing.assert_allclose(layer(x)[0].numpy(), oracle(image, size=3)[inner], atol=1e-12)
-    padded = sm.MaxPool2d(3, (6, 7), stride=1, padding=1)
+    padded = sm.MaxPool2d(3, input_size=(6, 7), stride=1, padding=1)
     expected = scipy.ndimage.maximum_filter(image, size=3, mode="constant", cval=-inf)
     assert np.array_equal(padded(x)[0].numpy(), expected)
 
@@ -172,7 +172,7 @@ def test_scipy_filters_the_same():
 def test_ties_and_nan_select_as_torch_does(values):
     x = torch.tensor(values).view(1, 1, 2, 2)
     gradients = []
-    for layer in (sm.MaxPool2d(2, (2, 2)), torch.nn.MaxPool2d(2)):
+    for layer in (sm.MaxPool2d(2, input_size=(2, 2)), torch.nn.MaxPool2d(2)):
         leaf = x.clone().requires_grad_()
         y = layer(leaf)
         y.sum().backward()
@@ -189,7 +189,9 @@ def test_a_border_window_has_a_divisor_of_its_own():
     assert counted.num_parameters == 1 and theta.numel() == 1
 
 
-@pytest.mark.parametrize("layer", [sm.AvgPool2d(2, (4, 5)), sm.MaxPool2d(2, (4, 5))], ids=str)
+@pytest.mark.parametrize(
+    "layer", [sm.AvgPool2d(2, input_size=(4, 5)), sm.MaxPool2d(2, input_size=(4, 5))], ids=str
+)
 @pytest.mark.parametrize("shape", [(4, 5), (1, 5, 4), (1, 1, 1, 4, 5), (2, 1, 4, 4)], ids=str)
 def test_wrong_inputs_are_named(layer, shape):
     with pytest.raises(ValueError) as error:
@@ -199,7 +201,7 @@ def test_wrong_inputs_are_named(layer, shape):
 
 def test_a_selection_is_of_one_image():
     with pytest.raises(ValueError, match=r"must be one image .*got \(2, 1, 4, 5\)"):
-        sm.MaxPool2d(2, (4, 5)).selection(torch.zeros(2, 1, 4, 5))
+        sm.MaxPool2d(2, input_size=(4, 5)).matrix(torch.zeros(2, 1, 4, 5))
 
 
 ERRORS = {
@@ -222,13 +224,19 @@ def test_bad_arguments_are_named(kind, message):
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: sm.AvgPool2d(2, 4, divisor_override=0), "divisor_override must be at least 1"),
+        (
+            lambda: sm.AvgPool2d(2, input_size=4, divisor_override=0),
+            "divisor_override must be at least 1",
+        ),
         (lambda: sm.avg_pool_pattern(0, 4, 2), "channels must be at least 1, got 0"),
         (
-            lambda: sm.MaxPool2d((1, 2), (3, 1), padding=(0, 1), dilation=(1, 2)),
+            lambda: sm.MaxPool2d((1, 2), input_size=(3, 1), padding=(0, 1), dilation=(1, 2)),
             "every window must hold a cell of the input",
         ),
-        (lambda: sm.MaxPool2d(2, 4, dilation=0), "dilation must be integers of at least 1"),
+        (
+            lambda: sm.MaxPool2d(2, input_size=4, dilation=0),
+            "dilation must be integers of at least 1",
+        ),
     ],
     ids=["divisor", "channels", "empty window", "dilation"],
 )

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_pattern import dense, patterns
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+import sparsemat as sm
 from sparsemat import (
     Pattern,
     attention_pattern,
@@ -16,11 +18,11 @@ from sparsemat import (
     conv_pattern,
     recurrence_patterns,
 )
-from sparsemat.products import GatherProduct, GeneralProduct, choose, matmul
+from sparsemat.products import GatherProduct, GeneralProduct, choose, gather, matmul
 from sparsemat.products import attention as attention_products
 from sparsemat.products import recurrence as recurrence_products
 from sparsemat.products.attention import attend, scores
-from sparsemat.products.indices import DeviceIndices
+from sparsemat.products.indices import narrowed
 from sparsemat.products.recurrence import recurrence
 
 
@@ -75,7 +77,7 @@ def products(pattern):
     general, other = GeneralProduct(pattern), GeneralProduct(pattern)
     other.takes_dense_blocks = not general.takes_dense_blocks
     found = {"general": general, "other gradient": other, "chosen": choose(pattern)}
-    gather = GatherProduct.detect(pattern)
+    gather = GatherProduct.of(pattern)
     return found if gather is None else found | {"gather": gather}
 
 
@@ -259,9 +261,9 @@ def test_dense_blocks_give_the_gradient_from_an_eighth_of_the_cells_on(nnz):
 
 
 def test_indices_are_of_64_bits_where_they_must_be():
-    small, large = (Pattern((1, size), [0], [size - 1], [0], 1) for size in (9, 2**31 + 1))
-    for pattern, dtype in ((small, torch.int32), (large, torch.int64)):
-        assert DeviceIndices(col=pattern.col).on(torch.device("cpu")).col.dtype == dtype
+    for largest, dtype in ((8, np.int32), (2**31 - 1, np.int32), (2**31, np.int64)):
+        arrays = narrowed({"row": np.array([0]), "col": np.array([largest])})
+        assert {array.dtype for array in arrays.values()} == {np.dtype(dtype)}
 
 
 def test_the_order_of_triples_does_not_change_the_choice():
@@ -283,7 +285,7 @@ def test_a_form_can_be_asked_for():
     assert choose(CONV, "gather") is choose(CONV)
     with pytest.raises(ValueError, match="'gather' needs a regular pattern, got GeneralProduct"):
         choose(CASES["random"], "gather")
-    with pytest.raises(ValueError, match=r"one of \('gather', 'general'\) or None, got 'csr'"):
+    with pytest.raises(ValueError, match=r"'general', 'native'\) or None, got 'csr'"):
         choose(CONV, "csr")
 
 
@@ -299,13 +301,107 @@ def test_operands_that_do_not_fit_are_refused(pattern):
 
 
 @pytest.mark.parametrize("pattern", [CONV, CASES["random"]], ids=["gather", "general"])
-def test_there_are_first_derivatives_only(pattern):
-    theta, x = (side.requires_grad_() for side in inputs(pattern))
-    (grad,) = torch.autograd.grad(
-        matmul(pattern, theta, x).square().sum(), theta, create_graph=True
+def test_the_hessian_is_that_of_the_dense_product(pattern):
+    theta, x = (side.detach() for side in inputs(pattern, n=2))
+
+    def loss(theta):
+        return matmul(pattern, theta, x).pow(2).sum()
+
+    columns = torch.stack([matmul(pattern, e, x).flatten() for e in torch.eye(len(theta)).double()])
+    torch.testing.assert_close(
+        torch.autograd.functional.hessian(loss, theta),
+        2 * columns @ columns.T,
+        rtol=1e-11,
+        atol=1e-11,
     )
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+
+
+SMALL = conv_pattern(1, 2, (2, 3), 2, padding=1)
+EVERY_ORDER = {
+    "gather": (SMALL, None),
+    "general": (SMALL, "general"),
+    "native": (SMALL, "native"),
+    "stride 2": (conv_pattern(1, 2, 5, 3, stride=2, padding=1), None),
+    "untied": (conv_pattern(1, 2, 4, 2).untied(), None),
+    "random": (random_pattern(4, 5, 7, 3), None),
+}
+each_order = pytest.mark.parametrize(("pattern", "form"), EVERY_ORDER.values(), ids=EVERY_ORDER)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@each_order
+def test_derivatives_of_every_order(pattern, form, dtype):
+    """Reverse, forward, batched and second derivatives of the three maps, by finite differences."""
+    product, (theta, x) = choose(pattern, form), inputs(pattern, 2, dtype)
+    g = torch.randn(pattern.shape[0], 2, dtype=dtype, requires_grad=True)
+    for function, sides in (
+        (product, (theta, x)),
+        (product.adjoint, (theta, g)),
+        (product.outer, (g, x)),
+    ):
+        assert torch.autograd.gradcheck(
+            function, sides, check_forward_ad=True, check_batched_grad=True
+        )
+        assert torch.autograd.gradgradcheck(function, sides, check_batched_grad=True)
+
+
+@each_order
+def test_the_plain_operations_are_the_fast_ones(pattern, form):
+    product = choose(pattern, form)
+    theta, x = (side.detach() for side in inputs(pattern))
+    g = torch.randn(pattern.shape[0], 3, dtype=torch.float64)
+    for kind, left, right in (("apply", theta, x), ("adjoint", theta, g), ("outer", g, x)):
+        torch.testing.assert_close(
+            product.plain(kind, left, right), product.numbers(kind, left, right)
+        )
+
+
+def test_no_table_is_of_another_mode():
+    pattern = conv_pattern(1, 2, (5, 5), 3)
+    for form in (None, "general"):
+        product, (theta, x) = choose(pattern, form), inputs(pattern)
+        with FakeTensorMode() as mode:
+            fake = product(mode.from_tensor(theta), mode.from_tensor(x))
+        assert isinstance(fake, FakeTensor) and fake.shape == (18, 3)
+        assert type(product(theta, x)) is torch.Tensor
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.half], ids=str)
+def test_long_sums_are_not_lost_in_16_bits(dtype):
+    """A tied parameter's gradient, a cell and a row of 4,000 ones are 4,000."""
+    n = 4000
+    tied = Pattern((n, n), np.arange(n), np.arange(n), np.zeros(n, dtype=int), 1)
+    ones = torch.ones(n, 1, dtype=dtype)
+    for form in (None, "general"):
+        assert choose(tied, form).outer(ones, ones).item() == 4000
+    row = Pattern((1, n), np.zeros(n, dtype=int), np.arange(n), np.arange(n), n)
+    assert choose(row)(ones[:, 0], ones).item() == 4000
+    assert choose(row.T, "general").adjoint(ones[:, 0], ones).item() == 4000
+
+
+def test_blocks_are_large_where_launches_count(monkeypatch):
+    pattern = conv_pattern(3, 32, (32, 32), 3, padding=1)
+    x = torch.zeros(pattern.shape[1], 64)
+
+    def launches():
+        product = GatherProduct.of(pattern)
+        return sum(len(run.blocks) for run in product.runs(x))
+
+    assert launches() > 5
+    monkeypatch.delitem(gather.BLOCK_BYTES, "cpu")
+    assert launches() == 1
+
+
+def test_block_rows_with_one_support_and_permuted_rows_are_regular():
+    """A block-sparse matrix whose block rows share a support, and the factor of a butterfly."""
+    mask = np.kron([[1, 0, 1], [1, 0, 1], [0, 1, 1], [1, 0, 1]], np.ones((2, 2))) > 0
+    blocks = sm.mask_pattern(mask)
+    half = np.arange(8) ^ 2
+    row = np.repeat(np.arange(8), 2)
+    butterfly = Pattern((8, 8), row, np.stack([np.arange(8), half], 1).reshape(-1), range(16), 16)
+    for pattern in (blocks, butterfly):
+        assert isinstance(choose(pattern), GatherProduct)
+        assert_every_product_is_right(pattern, 3)
 
 
 def test_tables_of_few_widths_are_kept():

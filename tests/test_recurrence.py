@@ -24,7 +24,7 @@ def pair(options, input_size=3, hidden_size=4, dtype=torch.float64):
     """torch's layer and ours with the same parameters."""
     torch.manual_seed(0)
     native = torch.nn.RNN(input_size, hidden_size, **{"batch_first": True} | options, dtype=dtype)
-    layer = RNN(input_size, hidden_size, **options, dtype=dtype)
+    layer = RNN(input_size, hidden_size, **{"batch_first": True} | options, dtype=dtype)
     layer.load_state_dict(native.state_dict())
     return native, layer
 
@@ -53,7 +53,7 @@ def test_the_patterns_are_the_block_matrices(steps, input_size, hidden_size):
 @pytest.mark.parametrize("zero", ["steps", "input_size", "hidden_size"])
 def test_empty_patterns_are_refused(zero):
     arguments = {"steps": 2, "input_size": 2, "hidden_size": 2} | {zero: 0}
-    with pytest.raises(ValueError, match=f"{zero} must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=f"{zero} must be an integer of at least 1, got 0"):
         recurrence_patterns(**arguments)
 
 
@@ -62,7 +62,7 @@ def test_the_initial_parameters_are_those_of_torch(options):
     torch.manual_seed(0)
     native = torch.nn.RNN(3, 4, **{"batch_first": True} | options)
     torch.manual_seed(0)
-    layer = RNN(3, 4, **options)
+    layer = RNN(3, 4, **{"batch_first": True} | options)
     assert list(native.state_dict()) == list(layer.state_dict())
     for name, value in native.state_dict().items():
         assert torch.equal(value, layer.state_dict()[name]), name
@@ -114,7 +114,7 @@ def test_any_size_agrees_with_torch(batch, steps, input_size, hidden_size, nonli
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_gradcheck(num_layers):
     torch.manual_seed(0)
-    layer = RNN(2, 3, num_layers, "linear", dtype=torch.float64)
+    layer = RNN(2, 3, num_layers, "linear", dtype=torch.float64, batch_first=True)
     x = torch.randn(2, 4, 2, dtype=torch.float64, requires_grad=True)
     h0 = torch.randn(num_layers, 2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda *sides: layer(*sides[:2]), (x, h0, *layer.parameters()))
@@ -149,7 +149,7 @@ def test_autocast_trains_float32_parameters():
 @pytest.mark.parametrize("nonlinearity", ["linear", "tanh", "relu"])
 def test_the_states_solve_the_implicit_equation(nonlinearity, bias):
     torch.manual_seed(0)
-    layer = RNN(2, 3, nonlinearity=nonlinearity, bias=bias, dtype=torch.float64)
+    layer = RNN(2, 3, nonlinearity=nonlinearity, bias=bias, dtype=torch.float64, batch_first=True)
     x, h0 = torch.randn(6, 2, dtype=torch.float64), torch.randn(1, 3, dtype=torch.float64)
     states = layer(x, h0)[0].reshape(-1)
     n, b = layer.operators(6)
@@ -163,10 +163,10 @@ def test_the_states_solve_the_implicit_equation(nonlinearity, bias):
 
 
 def test_operators_of_a_layer_are_its_patterns_filled():
-    layer = RNN(2, 3, num_layers=2, nonlinearity="linear")
+    layer = RNN(2, 3, num_layers=2, nonlinearity="linear", batch_first=True)
     for which, input_size in ((0, 2), (1, 3)):
         for pattern, right in zip(
-            layer.patterns(4, which), recurrence_patterns(4, input_size, 3), strict=True
+            layer.pattern(4, which), recurrence_patterns(4, input_size, 3), strict=True
         ):
             assert pattern.equals(right)
         n, b = layer.operators(4, which)
@@ -182,14 +182,14 @@ def test_operators_of_a_layer_are_its_patterns_filled():
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 def test_the_explicit_matrix_solves_the_operators(num_layers, steps):
     torch.manual_seed(0)
-    layer = RNN(2, 3, num_layers, "linear", bias=False, dtype=torch.float64)
+    layer = RNN(2, 3, num_layers, "linear", bias=False, dtype=torch.float64, batch_first=True)
     right = torch.eye(2 * steps, dtype=torch.float64)
     for which in range(num_layers):
         n, b = layer.operators(steps, which)
         system = torch.eye(3 * steps, dtype=torch.float64) - n.to_dense()
         right = torch.linalg.solve(system, b.to_dense() @ right)
-    matrix = layer.explicit(steps)
-    torch.testing.assert_close(matrix, right, rtol=1e-12, atol=1e-12)
+    matrix = layer.matrix(steps)
+    torch.testing.assert_close(matrix.to_dense(), right, rtol=1e-12, atol=1e-12)
     x = torch.randn(steps, 2, dtype=torch.float64)
     torch.testing.assert_close(
         matrix @ x.reshape(-1), layer(x)[0].reshape(-1), rtol=1e-12, atol=1e-12
@@ -198,21 +198,21 @@ def test_the_explicit_matrix_solves_the_operators(num_layers, steps):
 
 def test_the_adjoint_of_the_linear_layer_is_its_matrix_transposed():
     torch.manual_seed(0)
-    layer = RNN(2, 3, nonlinearity="linear", dtype=torch.float64)
+    layer = RNN(2, 3, nonlinearity="linear", dtype=torch.float64, batch_first=True)
     x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
     g = torch.randn(5, 3, dtype=torch.float64)
     (adjoint,) = torch.autograd.grad(layer(x)[0], x, g)
-    right = layer.explicit(5).T @ g.reshape(-1)
+    right = layer.matrix(5).T @ g.reshape(-1)
     torch.testing.assert_close(adjoint.reshape(-1), right, rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_reach_the_parameters_through_the_explicit_matrix():
     torch.manual_seed(0)
-    layer = RNN(2, 3, nonlinearity="linear", bias=False, dtype=torch.float64)
+    layer = RNN(2, 3, nonlinearity="linear", bias=False, dtype=torch.float64, batch_first=True)
     x = torch.randn(5, 2, dtype=torch.float64)
     both = [
         torch.autograd.grad(y.sin().sum(), list(layer.parameters()))
-        for y in (layer.explicit(5) @ x.reshape(-1), layer(x)[0].reshape(-1))
+        for y in (layer.matrix(5) @ x.reshape(-1), layer(x)[0].reshape(-1))
     ]
     for ours, right in zip(*both, strict=True):
         torch.testing.assert_close(ours, right, rtol=1e-12, atol=1e-12)
@@ -221,26 +221,32 @@ def test_gradients_reach_the_parameters_through_the_explicit_matrix():
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 def test_a_nonlinear_layer_has_no_explicit_matrix(nonlinearity):
     with pytest.raises(TypeError, match=f"{nonlinearity} acts inside the recurrence"):
-        RNN(2, 3, nonlinearity=nonlinearity).explicit(4)
+        RNN(2, 3, nonlinearity=nonlinearity, batch_first=True).matrix(4)
 
 
 def test_an_explicit_matrix_beyond_memory_is_refused():
     with pytest.raises(MemoryError, match="40000000x20000000 matrix"):
-        RNN(2, 4, nonlinearity="linear").explicit(10_000_000)
+        RNN(2, 4, nonlinearity="linear", batch_first=True).matrix(10_000_000)
 
 
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        pytest.param({"input_size": 0}, "input_size must be at least 1, got 0", id="input"),
-        pytest.param({"hidden_size": 0}, "hidden_size must be at least 1, got 0", id="hidden"),
-        pytest.param({"num_layers": 0}, "num_layers must be at least 1, got 0", id="layers"),
+        pytest.param(
+            {"input_size": 0}, "input_size must be an integer of at least 1, got 0", id="input"
+        ),
+        pytest.param(
+            {"hidden_size": 0}, "hidden_size must be an integer of at least 1, got 0", id="hidden"
+        ),
+        pytest.param(
+            {"num_layers": 0}, "num_layers must be an integer of at least 1, got 0", id="layers"
+        ),
         pytest.param({"nonlinearity": "gelu"}, "must be one of .*got 'gelu'", id="nonlinearity"),
     ],
 )
 def test_layers_that_cannot_be_are_refused(options, rule):
     with pytest.raises(ValueError, match=rule):
-        RNN(**{"input_size": 2, "hidden_size": 3} | options)
+        RNN(**{"input_size": 2, "hidden_size": 3} | options, batch_first=True)
 
 
 @pytest.mark.parametrize(
@@ -259,20 +265,20 @@ def test_layers_that_cannot_be_are_refused(options, rule):
 def test_inputs_that_do_not_fit_are_refused(x, h0, rule):
     h0 = None if h0 is None else torch.zeros(h0)
     with pytest.raises(ValueError, match=rule):
-        RNN(2, 3)(torch.zeros(x), h0)
+        RNN(2, 3, batch_first=True)(torch.zeros(x), h0)
 
 
 def test_the_form_is_chosen_by_size_and_can_be_set():
-    layer = RNN(3, 64, nonlinearity="linear")
+    layer = RNN(3, 64, nonlinearity="linear", batch_first=True)
     assert [layer.product(168, n).form for n in (1, 64)] == ["chunks", "steps"]
-    forced = RNN(3, 64, nonlinearity="linear", form="steps")
+    forced = RNN(3, 64, nonlinearity="linear", form="steps", batch_first=True)
     assert repr(forced.product(168)) == "RecurrenceProduct(T=168, linear): steps, as asked"
     assert "form='steps'" in repr(forced)
     forced.load_state_dict(layer.state_dict())
     x = torch.randn(1, 168, 3)
     torch.testing.assert_close(forced(x), layer(x))
     with pytest.raises(ValueError, match="'chunks' needs the activation 'linear', got 'tanh'"):
-        RNN(3, 4, form="chunks")
+        RNN(3, 4, form="chunks", batch_first=True)
 
 
 def test_autocast_leaves_double_precision_alone():
@@ -285,7 +291,7 @@ def test_autocast_leaves_double_precision_alone():
 
 
 def test_repr_gives_the_arguments():
-    layer = RNN(2, 3, nonlinearity="linear", bias=False)
+    layer = RNN(2, 3, nonlinearity="linear", bias=False, batch_first=True)
     assert repr(layer) == (
         "RNN(2, 3, num_layers=1, nonlinearity='linear', bias=False, batch_first=True)"
     )
@@ -318,7 +324,9 @@ class Loop(torch.nn.Module):
 def linear_case(steps, input_size, hidden_size, **options):
     def build(dtype):
         torch.manual_seed(0)
-        layer = States(input_size, hidden_size, nonlinearity="linear", **options, dtype=dtype)
+        layer = States(
+            input_size, hidden_size, nonlinearity="linear", batch_first=True, **options, dtype=dtype
+        )
         return Case(layer, Loop(layer), (steps, input_size))
 
     return build
@@ -336,7 +344,13 @@ class TestLinearContract(LayerContract):
     cases = LINEAR
 
     def matrix(self, layer, x):
-        whole = RNN(layer.input_size, layer.hidden_size, nonlinearity="linear", bias=layer.bias)
+        whole = RNN(
+            layer.input_size,
+            layer.hidden_size,
+            nonlinearity="linear",
+            bias=layer.bias,
+            batch_first=True,
+        )
         whole = whole.to(x.dtype)
         whole.load_state_dict(layer.state_dict())
         return to_matrix(whole, tuple(x.shape))[0]

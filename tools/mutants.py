@@ -23,7 +23,7 @@ OPTION = "options = dict(options)\n{change}\nreturn build(*args, **options)"
 CONV = [
     builder(
         "the kernel is flipped",
-        "convolution",
+        "patterns/convolution",
         "conv_pattern",
         "P = build(*args, **options)\nreturn _rebuilt(P, index=P.num_parameters - 1 - P.index)",
         "convolution",
@@ -32,7 +32,7 @@ CONV = [
     ),
     builder(
         "the last triple is missing",
-        "convolution",
+        "patterns/convolution",
         "conv_pattern",
         "return _rebuilt(build(*args, **options), keep=slice(-1))",
         "convolution",
@@ -40,7 +40,7 @@ CONV = [
     ),
     builder(
         "duplicates overwrite",
-        "convolution",
+        "patterns/convolution",
         "conv_pattern",
         "P = build(*args, **options)\n"
         "cell = P.row[::-1] * P.shape[1] + P.col[::-1]\n"
@@ -52,7 +52,7 @@ CONV = [
     ),
     builder(
         "the dilation is ignored",
-        "convolution",
+        "patterns/convolution",
         "conv_pattern",
         OPTION.format(change="options.pop('dilation', None)"),
         "convolution",
@@ -60,7 +60,7 @@ CONV = [
     ),
     builder(
         "the padding sits on the other side",
-        "convolution",
+        "patterns/convolution",
         "conv_pattern",
         OPTION.format(
             change="pads = options.get('padding', 0)\n"
@@ -72,7 +72,7 @@ CONV = [
     ),
     builder(
         "circular padding is zero padding",
-        "convolution",
+        "patterns/convolution",
         "conv_pattern",
         OPTION.format(
             change="if options.get('padding_mode') == 'circular':\n"
@@ -83,7 +83,7 @@ CONV = [
     ),
     builder(
         "groups see one another",
-        "convolution",
+        "patterns/convolution",
         "conv_pattern",
         "P = build(*args, **options)\n"
         "if options.get('groups', 1) == 1:\n"
@@ -94,7 +94,7 @@ CONV = [
     ),
     builder(
         "every cell has its own parameter",
-        "convolution",
+        "patterns/convolution",
         "conv_pattern",
         "P = build(*args, **options)\n"
         "return Pattern(P.shape, P.row, P.col, _np.arange(P.nnz), max(P.nnz, P.num_parameters))",
@@ -105,7 +105,7 @@ CONV = [
 POOL = [
     builder(
         "averages divide by the width of the window",
-        "pooling",
+        "layers/pooling",
         "avg_pool_pattern",
         "P, theta = build(*args, **options)\nreturn P, theta**0.5",
         "pooling",
@@ -114,7 +114,7 @@ POOL = [
     ),
     builder(
         "padding counts although it should not",
-        "pooling",
+        "layers/pooling",
         "avg_pool_pattern",
         OPTION.format(change="options.pop('count_include_pad', None)"),
         "pooling",
@@ -122,9 +122,9 @@ POOL = [
     ),
     method(
         "max pooling selects the pixel before the largest",
-        "pooling",
+        "layers/pooling",
         "MaxPool2d",
-        "selection",
+        "matrix",
         "S = true(self, *args, **options)\n"
         "P = S.pattern\n"
         "return _rebuilt(P, col=(P.col - 1).clip(0)).fill(S.values[:1])",
@@ -133,9 +133,9 @@ POOL = [
     ),
     method(
         "ties go to the last largest pixel",
-        "pooling",
+        "layers/pooling",
         "MaxPool2d",
-        "selection",
+        "matrix",
         "import torch\n"
         "x = args[0]\n"
         "ramp = torch.linspace(0, 1e-9, x.numel(), dtype=x.dtype).view_as(x)\n"
@@ -147,7 +147,7 @@ POOL = [
 RNN = [
     builder(
         "W_h is transposed",
-        "recurrence",
+        "patterns/recurrence",
         "recurrence_patterns",
         "N, B = build(*args, **options)\n"
         "h = int(N.num_parameters**0.5)\n"
@@ -158,7 +158,7 @@ RNN = [
     ),
     builder(
         "W_h is transposed, seen by the layer's page",
-        "recurrence",
+        "patterns/recurrence",
         "recurrence_patterns",
         "N, B = build(*args, **options)\n"
         "h = int(N.num_parameters**0.5)\n"
@@ -167,7 +167,7 @@ RNN = [
     ),
     builder(
         "time runs backward",
-        "recurrence",
+        "patterns/recurrence",
         "recurrence_patterns",
         "N, B = build(*args, **options)\nreturn N.T, B",
         "data2matrix",
@@ -176,7 +176,7 @@ RNN = [
     ),
     builder(
         "the last step has no past",
-        "recurrence",
+        "patterns/recurrence",
         "recurrence_patterns",
         "N, B = build(*args, **options)\n"
         "h = int(N.num_parameters**0.5)\n"
@@ -186,7 +186,7 @@ RNN = [
     ),
     builder(
         "the parameters of W_x are reversed",
-        "recurrence",
+        "patterns/recurrence",
         "recurrence_patterns",
         "N, B = build(*args, **options)\n"
         "return N, _rebuilt(B, index=B.num_parameters - 1 - B.index)",
@@ -198,7 +198,7 @@ DIMS = "(args[1], args[1], args[1], args[2] if len(args) > 2 and args[2] else ar
 ATTENTION = [
     builder(
         "key and value features are exchanged",
-        "attention",
+        "patterns/attention",
         "attention_pattern",
         AXES.format(shape=DIMS, axes="(0, 2, 1, 3)"),
         "attention",
@@ -207,7 +207,7 @@ ATTENTION = [
     ),
     builder(
         "key and value features are exchanged, seen by the page on patterns",
-        "attention",
+        "patterns/attention",
         "attention_pattern",
         AXES.format(shape=DIMS, axes="(0, 2, 1, 3)"),
         "patterns",
@@ -215,7 +215,7 @@ ATTENTION = [
     ),
     builder(
         "query and key features are exchanged",
-        "attention",
+        "patterns/attention",
         "attention_pattern",
         AXES.format(shape=DIMS, axes="(1, 0, 2, 3)"),
         "attention",
@@ -223,7 +223,7 @@ ATTENTION = [
     ),
     builder(
         "a causal token does not see itself",
-        "attention",
+        "patterns/attention",
         "allowed_pairs",
         "i, j = build(*args, **options)\n"
         "keep = (i > j) | (i == 0) if options.get('causal') else slice(None)\n"
@@ -233,7 +233,7 @@ ATTENTION = [
     ),
     builder(
         "a window is one token too wide",
-        "attention",
+        "patterns/attention",
         "allowed_pairs",
         OPTION.format(change="if options.get('window') is not None:\n    options['window'] += 1"),
         "attention",
@@ -241,7 +241,7 @@ ATTENTION = [
     ),
     method(
         "the core lacks its scale",
-        "attention",
+        "layers/attention",
         "SelfAttention",
         "core",
         "return true(self) * self.head_dim**0.5",
@@ -261,7 +261,7 @@ CORE = [
     ),
     builder(
         "windows skip a step",
-        "data2matrix",
+        "patterns/simple",
         "lag_pattern",
         "P = build(*args, **options)\nreturn _rebuilt(P, col=P.col[::-1].copy())",
         "data2matrix",
@@ -269,7 +269,7 @@ CORE = [
     ),
     builder(
         "tokens are counted from one",
-        "data2matrix",
+        "patterns/simple",
         "one_hot_pattern",
         "P = build(*args, **options)\nreturn _rebuilt(P, col=(P.col + 1) % P.shape[1])",
         "data2matrix",

@@ -3,27 +3,29 @@
 check            compare both halves and the stored outputs; writes nothing, exit 1 with a list
 execute [NAME]   run book/NAME.md (all pages without NAME) into notebooks/NAME.ipynb, reproducibly,
                  inserting or refreshing the Colab setup cell in the text
-address URL      carry a new repository address into every file that states it
+export           write the prose of all notebooks again: numbers and titles of other pages that
+                 they refer to may have changed; runs nothing
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
-import os
 import re
 import sys
-import tomllib
 from pathlib import Path
 
 import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from publish import address, site, write
+from readable import Book
+from stored_outputs import with_outputs
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK, NOTEBOOKS = ROOT / "book", ROOT / "notebooks"
-MAX_BYTES = 300_000
+MAX_BYTES = 500_000  # figures have the pixels of dense screens
 HERO = BOOK / "_static" / "hero.png"  # the front page's picture, for the README
 KEPT = ("tags", "mystnb")  # cell metadata that both halves carry
 METADATA = {
@@ -37,8 +39,9 @@ SETUP = """```{{code-cell}} ipython3
 
 # In Colab: fetch the book and install its library; torch stays as it is.
 import sys
+from pathlib import Path
 
-if "google.colab" in sys.modules:
+if "google.colab" in sys.modules and not Path("../sparsemat").is_dir():
     !test -d matrix-book || git clone -q --depth 1 {address} matrix-book
     %pip install -q --no-deps ./matrix-book z3-solver lightning-fabric lightning-utilities pooch
     %cd -q matrix-book/notebooks
@@ -48,13 +51,12 @@ SETUP_BLOCK = re.compile(r"```\{code-cell\} ipython3\n:tags: \[colab-setup.*?\n`
 UNSTABLE = re.compile(r"0x[0-9a-f]{6,}|/(?:tmp|home|root|Users)/\S+")
 
 
-def address() -> str:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return project["urls"]["Repository"]
+def book() -> Book:
+    return Book(ROOT, site(address(ROOT)))
 
 
 def setup_block() -> str:
-    return SETUP.format(address=address())
+    return SETUP.format(address=address(ROOT))
 
 
 def with_setup_cell(text: str) -> str:
@@ -141,7 +143,7 @@ def notebook_problems(name: str, notebook: nbformat.NotebookNode) -> list[str]:
     return found
 
 
-def pair_problems(name: str) -> list[str]:
+def pair_problems(name: str, pages: Book) -> list[str]:
     """Everything wrong with one pair, in words."""
     text_path, notebook_path = BOOK / f"{name}.md", NOTEBOOKS / f"{name}.ipynb"
     if not text_path.exists():
@@ -158,22 +160,21 @@ def pair_problems(name: str) -> list[str]:
         found.append(f"the notebook has {size} bytes, more than {MAX_BYTES}")
     notebook = nbformat.read(notebook_path, as_version=4)
     found += notebook_problems(name, notebook)
-    ours = [form(cell) for cell in read_text(text).cells]
-    round_trip = read_text(jupytext.writes(notebook, fmt="md:myst"))
-    theirs = [form(cell) for cell in round_trip.cells]
-    for number, (a, b) in enumerate(zip(ours, theirs, strict=False)):
-        if a != b:
-            part = ("type", "source", "metadata")[
-                [x == y for x, y in zip(a, b, strict=True)].index(False)
-            ]
-            found.append(
-                f"cell {number} differs between text and notebook in its {part}: execute it"
-            )
-            break
-    else:
-        if len(ours) != len(theirs):
-            found.append(f"the text has {len(ours)} cells, the notebook {len(theirs)}: execute it")
+    found += differences(pages.cells(read_text(text).cells), notebook.cells)
     return found
+
+
+def differences(ours: list, theirs: list) -> list[str]:
+    """The first cell in which a notebook is not what its text says."""
+    for number, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+        if form(a) != form(b):
+            same = [x == y for x, y in zip(form(a), form(b), strict=True)]
+            part = ("type", "source", "metadata")[same.index(False)]
+            remedy = "export" if a.cell_type == b.cell_type == "markdown" else "execute it"
+            return [f"cell {number} differs between text and notebook in its {part}: {remedy}"]
+    if len(ours) != len(theirs):
+        return [f"the text has {len(ours)} cells, the notebook {len(theirs)}: execute it"]
+    return []
 
 
 def hero() -> bytes:
@@ -185,7 +186,8 @@ def hero() -> bytes:
 
 
 def check() -> int:
-    problems = [f"{name}: {problem}" for name in names() for problem in pair_problems(name)]
+    pages = book()
+    problems = [f"{name}: {problem}" for name in names() for problem in pair_problems(name, pages)]
     if "index" in names() and not (HERO.exists() and HERO.read_bytes() == hero()):
         problems.append("book/_static/hero.png is not the front page's picture: execute index")
     print("\n".join(problems) or f"{len(names())} pairs agree and were run in order", flush=True)
@@ -203,20 +205,25 @@ def clean_outputs(outputs: list) -> list:
     return outputs
 
 
-def run(name: str, text: str) -> nbformat.NotebookNode:
-    """The page executed in notebooks/, where nbval runs it too.
-
-    Raises:
-        ValueError: if a cell fails or writes to stderr; nothing has been written then.
-    """
-    source = read_text(text)
-    notebook = nbformat.v4.new_notebook(cells=source.cells, metadata=METADATA)
+def assemble(name: str, cells: list[nbformat.NotebookNode]) -> nbformat.NotebookNode:
+    """A notebook of these cells, with nothing in it that differs from run to run."""
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for number, cell in enumerate(notebook.cells):
         cell.metadata = nbformat.from_dict(
             {k: cell.metadata[k] for k in KEPT if k in cell.metadata}
         )
         cell.id = f"{name}-{number:02d}"
+    return notebook
+
+
+def run(name: str, text: str) -> nbformat.NotebookNode:
+    """The page executed in notebooks/, where nbval runs it too.
+
+    Raises:
+        ValueError: if a cell fails or writes to stderr; nothing has been written then.
+    """
+    notebook = assemble(name, book().cells(read_text(text).cells))
     client = NotebookClient(
         notebook,
         timeout=900,
@@ -236,15 +243,6 @@ def run(name: str, text: str) -> nbformat.NotebookNode:
     if problems := notebook_problems(name, notebook):
         raise ValueError("\n".join(f"{name}: {problem}" for problem in problems))
     return notebook
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file in one step, so that it is never half-written."""
-    if path.exists() and path.read_text() == text:
-        return
-    partial = path.with_suffix(".tmp")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def execute(chosen: list[str]) -> int:
@@ -270,48 +268,38 @@ def execute(chosen: list[str]) -> int:
             failed = 1
             continue
         write(path, text)
-        write(NOTEBOOKS / f"{name}.ipynb", nbformat.writes(notebook).rstrip("\n") + "\n")
+        store(name, notebook)
         if name == "index":
             HERO.write_bytes(hero())
         print(f"{name}: executed", flush=True)
     return failed
 
 
-def slug(url: str) -> tuple[str, str]:
-    match = re.fullmatch(r"https://github\.com/([\w.-]+)/([\w.-]+?)(?:\.git)?/?", url)
-    if match is None:
-        raise ValueError(f"the address must be https://github.com/OWNER/NAME, got {url}")
-    return match.group(1), match.group(2)
+def export() -> int:
+    """Write the prose of every notebook again; what its cells printed stays."""
+    pages, failed = book(), 0
+    for name in names():
+        text_path, path = BOOK / f"{name}.md", NOTEBOOKS / f"{name}.ipynb"
+        if not (text_path.exists() and path.exists()):
+            continue
+        text = with_setup_cell(text_path.read_text())
+        stored = nbformat.read(path, as_version=4)
+        for cell in stored.cells:  # the setup cell does nothing outside Colab, and prints nothing
+            if "colab-setup" in tags(cell):
+                cell.source = read_text(setup_block()).cells[0].source
+        try:
+            page = with_outputs(text, stored)
+        except ValueError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            failed = 1
+            continue
+        write(text_path, text)
+        store(name, assemble(name, pages.cells(page.cells)))
+    return failed
 
 
-def places() -> list[Path]:
-    """Every file that may state the repository's address."""
-    fixed = [
-        ROOT / name
-        for name in (
-            "pyproject.toml",
-            "_config.yml",
-            "CITATION.cff",
-            "README.md",
-            "CONTRIBUTING.md",
-        )
-    ]
-    pages = [*BOOK.glob("*.md"), *NOTEBOOKS.glob("*.ipynb")]
-    return [path for path in [*fixed, *sorted(pages)] if path.exists()]
-
-
-def change_address(url: str) -> int:
-    (old_owner, old_name), (owner, name) = slug(address()), slug(url)
-    for path in places():
-        text = path.read_text()
-        for before, after in (
-            (f"github.com/{old_owner}/{old_name}", f"github.com/{owner}/{name}"),
-            (f"github/{old_owner}/{old_name}", f"github/{owner}/{name}"),  # Colab links
-            (f"{old_owner}.github.io/{old_name}", f"{owner}.github.io/{name}"),  # Pages
-        ):
-            text = re.sub(rf"{re.escape(before)}(?![\w-])", after, text)
-        write(path, text)
-    return 0
+def store(name: str, notebook: nbformat.NotebookNode) -> None:
+    write(NOTEBOOKS / f"{name}.ipynb", nbformat.writes(notebook).rstrip("\n") + "\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -321,16 +309,13 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("check")
     commands.add_parser("execute").add_argument("names", nargs="*", metavar="NAME")
-    commands.add_parser("address").add_argument("url", metavar="URL")
+    commands.add_parser("export")
     options = parser.parse_args(arguments)
     if options.command == "check":
         return check()
     if options.command == "execute":
         return execute(options.names)
-    try:
-        return change_address(options.url)
-    except ValueError as error:
-        parser.error(str(error))
+    return export()
 
 
 if __name__ == "__main__":

@@ -109,20 +109,23 @@ def _downloads(options: argparse.Namespace) -> int:
 
 
 def _weights(options: argparse.Namespace) -> int:
-    from . import checkpoints, records, weights
+    from . import records, weights
 
-    profile = records.read(options.record)["profile"]
-    checkpoint = checkpoints.path_of(options.runs, options.record.stem, profile)
+    record = records.read(options.record)
+    checkpoint = options.runs / f"{options.record.stem}-{record['profile']}.ckpt"
     print(weights.keep(options.record, checkpoint, options.results))
     return 0
 
 
 def _superseded(options: argparse.Namespace) -> int:
+    import json
+
     from . import history
-    from .files import write_json
+    from .files import atomic
 
     found = history.collect(options.results)
-    write_json(options.results / history.FILE, found)
+    with atomic(options.results / history.FILE) as partial:
+        partial.write_text(json.dumps(found, indent=1) + "\n")
     print(f"{len(found)} superseded runs: {options.results / history.FILE}")
     return 0
 

@@ -19,7 +19,7 @@ import torch
 import sparsemat
 
 from .configurations import EXPERIMENTS, Configuration
-from .files import write_json
+from .files import atomic
 from .models import Network
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def write(record: dict, folder: Path) -> Path:
     Returns:
         The path.
     """
-    return write_json(folder / f"{name_of(record)}.json", record)
+    return _write(record, folder / f"{name_of(record)}.json")
 
 
 def name(
@@ -129,8 +129,13 @@ def write_baselines(record: dict, folder: Path) -> Path:
     Returns:
         The path, ``folder/baselines/EXPERIMENT-PROFILE.json``.
     """
-    path = folder / "baselines" / "{experiment}-{profile}.json".format(**record)
-    return write_json(path, record)
+    return _write(record, folder / "baselines" / "{experiment}-{profile}.json".format(**record))
+
+
+def _write(record: dict, path: Path) -> Path:
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n")
+    return path
 
 
 def read_baselines(folder: Path | str, experiment: str, profile: str) -> dict:

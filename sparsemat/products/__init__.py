@@ -1,9 +1,9 @@
-"""The products behind the layers: a filled pattern times a block of vectors, and its gradient.
+"""Products with a sparse pattern, and nothing else: multiplying ``W(theta) @ x``.
 
 Every product is linear in the parameters and in the vectors, features first: ``x`` has shape
 ``(cols, n)``, one column a vector, and the result ``(rows, n)``. Which product serves a pattern is
-chosen from the pattern's structure alone; :func:`choose` says which and why. Gradients are first
-derivatives: they cannot be differentiated again.
+chosen from the pattern's structure alone; :func:`choose` says which and why. Gradients are
+themselves such products, so derivatives of any order are.
 """
 
 from __future__ import annotations
@@ -15,43 +15,62 @@ import torch
 from ..pattern import Pattern
 from .gather import GatherProduct
 from .general import GeneralProduct
+from .native import NativeProduct
+from .product import Product
 
-__all__ = ["GatherProduct", "GeneralProduct", "choose", "matmul"]
+__all__ = ["GatherProduct", "GeneralProduct", "NativeProduct", "Product", "choose", "matmul"]
 
-FORMS = ("gather", "general")
+FORMS = ("gather", "general", "native")
 
-_chosen: WeakKeyDictionary[Pattern, dict[str | None, GatherProduct | GeneralProduct]]
-_chosen = WeakKeyDictionary()
+# the one place where products are kept; equal compact patterns are one object
+_chosen: WeakKeyDictionary[Pattern, dict[str | None, Product]] = WeakKeyDictionary()
 
 
-def choose(pattern: Pattern, form: str | None = None) -> GatherProduct | GeneralProduct:
+def choose(pattern: Pattern, form: str | None = None) -> Product:
     """The product that serves this pattern; made once a pattern.
 
     Args:
         pattern: Any pattern.
-        form: ``"gather"`` or ``"general"``, to have that product instead of the one that suits.
+        form: ``"gather"``, ``"general"`` or ``"native"``, to have that product instead of the one
+            that suits. ``"native"`` is torch's own convolution, and never chosen unasked.
 
     Returns:
-        A callable ``product(theta, x) -> y`` with theta ``(num_parameters,)``, x ``(cols, n)`` and
-        y ``(rows, n)``; its ``repr`` says what it is and why.
+        A :class:`~sparsemat.products.product.Product`, called as ``product(theta, x) -> y`` with
+        theta ``(num_parameters,)``, x ``(cols, n)`` and y ``(rows, n)``; its ``repr`` says what it
+        is and why.
 
     Raises:
-        ValueError: There is no such form, or ``"gather"`` is asked for a pattern that is irregular.
+        TypeError: ``pattern`` is no pattern.
+        ValueError: There is no such form, ``"gather"`` is asked for a pattern that is irregular,
+            or ``"native"`` for one that is no tied convolution with zero padding.
     """
+    if not isinstance(pattern, Pattern):
+        raise TypeError(f"pattern must be a Pattern, got {type(pattern).__name__}")
     if form is not None:
         check_form(form)
     made = _chosen.setdefault(pattern, {})
     if form not in made:
-        if form == "general":
-            product = GeneralProduct(pattern)
-        elif form == "gather":
-            product = choose(pattern)
-            if not isinstance(product, GatherProduct):
-                raise ValueError(f"form 'gather' needs a regular pattern, got {product!r}")
-        else:
-            product = GatherProduct.detect(pattern) or choose(pattern, "general")
-        made[form] = product
+        made[form] = _make(pattern, form)
     return made[form]
+
+
+def _make(pattern: Pattern, form: str | None) -> Product:
+    if form == "general":
+        return GeneralProduct(pattern)
+    if form == "native":
+        product = NativeProduct.of(pattern)
+        if product is None:
+            raise ValueError(
+                "form 'native' needs a tied convolution with zero padding, "
+                f"channels (x) shifts, got {pattern!r}"
+            )
+        return product
+    if form == "gather":
+        product = choose(pattern)
+        if not isinstance(product, GatherProduct):
+            raise ValueError(f"form 'gather' needs a regular pattern, got {product!r}")
+        return product
+    return GatherProduct.of(pattern) or choose(pattern, "general")
 
 
 def check_form(form: str) -> None:

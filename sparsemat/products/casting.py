@@ -15,25 +15,26 @@ def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         tensors: Floating-point tensors, or None; the last one says on which device.
 
     Returns:
-        The same, cast where autocast is on; float64 is left as it is.
+        The same, cast where autocast is on; float64 and complex types are left as they are.
     """
     device = tensors[-1].device.type
     if not _is_on(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+    kept = (torch.float64, torch.complex64, torch.complex128)
+    return tuple(t if t is None or t.dtype in kept else t.to(dtype) for t in tensors)
 
 
 def as_given(function: Callable) -> Callable:
     """A step of an autograd function that takes its products in the types of its tensors."""
 
     @wraps(function)
-    def plain(ctx, tensor: torch.Tensor, *rest):
-        device = tensor.device.type
+    def plain(*args):
+        device = next(arg.device.type for arg in args if isinstance(arg, torch.Tensor))
         if not _is_on(device):
-            return function(ctx, tensor, *rest)
+            return function(*args)
         with torch.autocast(device, enabled=False):
-            return function(ctx, tensor, *rest)
+            return function(*args)
 
     return plain
 

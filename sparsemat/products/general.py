@@ -13,15 +13,17 @@ import torch
 from torch.nn.functional import embedding_bag
 
 from ..pattern import Pattern
-from .casting import as_given
-from .indices import DeviceIndices, check_operands, csr_tensor
+from . import plain
+from .indices import csr_tensor, narrowed
+from .product import ADJOINT, OUTER, Product
 
 BLOCK_BYTES = 1 << 20
 # from here on all cells of a dense product cost less than the stored ones one by one
 DENSE_PRODUCT = 1 / 8
+FULL = (torch.float32, torch.float64)
 
 
-class GeneralProduct:
+class GeneralProduct(Product):
     """``W(theta) @ x`` for any pattern: one weighted sum of rows of x a row of W.
 
     Args:
@@ -29,27 +31,18 @@ class GeneralProduct:
     """
 
     def __init__(self, pattern: Pattern) -> None:
-        self.shape, self.num_parameters, self.nnz = (
-            pattern.shape,
-            pattern.num_parameters,
-            pattern.nnz,
-        )
-        by_row = np.lexsort((pattern.col, pattern.row))
-        row, col, index = pattern.row[by_row], pattern.col[by_row], pattern.index[by_row]
+        self.shape, self.num_parameters = pattern.shape, pattern.num_parameters
+        self.nnz = pattern.nnz
+        row, col, index = pattern.by_row()
         self.stored_by_row = np.array_equal(index, np.arange(self.num_parameters))
         self.has_duplicates = bool(((row[1:] == row[:-1]) & (col[1:] == col[:-1])).any())
         self.takes_dense_blocks = pattern.nnz > DENSE_PRODUCT * pattern.shape[0] * pattern.shape[1]
         by_col = np.lexsort((row, col))
         self.crow = np.searchsorted(row, np.arange(pattern.shape[0] + 1))
-        self.indices = DeviceIndices(
-            row=row,
-            col=col,
-            index=index,
-            crow=self.crow,
-            by_col=by_col,
-            row_by_col=row[by_col],
-            ccol=np.searchsorted(col[by_col], np.arange(pattern.shape[1] + 1)),
-        )
+        arrays = {"row": row, "col": col, "index": index, "crow": self.crow, "by_col": by_col}
+        arrays["row_by_col"] = row[by_col]
+        arrays["ccol"] = np.searchsorted(col[by_col], np.arange(pattern.shape[1] + 1))
+        self._arrays = narrowed(arrays)
 
     def __repr__(self) -> str:
         rows, cols = self.shape
@@ -58,43 +51,51 @@ class GeneralProduct:
             "each row is summed by itself, which serves any pattern"
         )
 
-    def __call__(self, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Theta ``(num_parameters,)`` and x ``(cols, n)`` to y ``(rows, n)``."""
-        check_operands(self, theta, x)
-        if self.stored_by_row:
-            values = theta
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The triples sorted by row, and what sorts them by column."""
+        return self._arrays
+
+    def numbers(self, kind: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """One of the three maps, row by row."""
+        if right.is_complex():  # torch's weighted sums are of real numbers
+            return self.plain(kind, left, right)
+        if kind == OUTER:
+            return self._parameters(_sampled_products(self, left, right))
+        values, at = self._values(left), right.device
+        if kind == ADJOINT:
+            values = values.index_select(0, self._table("by_col", at))
+            read, start = self._table("row_by_col", at), self._table("ccol", at)
         else:
-            values = theta.index_select(0, self.indices.on(theta.device).index)
-        return _WeightedRowSum.apply(values, x, self)
+            read, start = self._table("col", at), self._table("crow", at)
+        return _sum_rows(right.contiguous(), read, start, values)
 
+    def gradients(
+        self, theta: torch.Tensor, x: torch.Tensor, grad: torch.Tensor, wants: tuple[bool, bool]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The gradients of theta and x."""
+        grad_theta, grad_x = super().gradients(theta, x, grad, wants)
+        if wants[1] and x.stride() == (1, x.shape[0]):
+            # in the layout of x: the layer before multiplies it with what it saved in that one
+            grad_x = grad_x.t().contiguous().t()
+        return grad_theta, grad_x
 
-class _WeightedRowSum(torch.autograd.Function):
-    @staticmethod
-    @as_given
-    def forward(ctx, values: torch.Tensor, x: torch.Tensor, product: GeneralProduct):
-        ctx.strides = x.stride()
-        x = x.contiguous()
-        ctx.save_for_backward(values, x)
-        ctx.product = product
-        at = product.indices.on(x.device)
-        return _sum_rows(x, at.col, at.crow, values)
+    def plain(self, kind: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """One of the three maps by operations that torch can trace, batch and differentiate."""
+        return plain.general(self, kind, left, right)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    @as_given
-    def backward(ctx, grad: torch.Tensor):
-        values, x = ctx.saved_tensors
-        at = ctx.product.indices.on(x.device)
-        grad_values = grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_values = _sampled_products(ctx.product, grad, x)
-        if ctx.needs_input_grad[1]:
-            transposed = values.index_select(0, at.by_col)
-            grad_x = _sum_rows(grad.contiguous(), at.row_by_col, at.ccol, transposed)
-            if ctx.strides == (1, x.shape[0]):
-                # in the layout of x: the layer before multiplies it with what it saved in that one
-                grad_x = grad_x.t().contiguous().t()
-        return grad_values, grad_x, None
+    def _values(self, theta: torch.Tensor) -> torch.Tensor:
+        if self.stored_by_row:
+            return theta
+        return theta.index_select(0, self._table("index", theta.device))
+
+    def _parameters(self, values: torch.Tensor) -> torch.Tensor:
+        """The values of the triples, summed for each parameter."""
+        if self.stored_by_row:
+            return values
+        wide = torch.promote_types(values.dtype, torch.float32)
+        total = values.new_zeros(self.num_parameters, dtype=wide)
+        index = self._table("index", values.device)
+        return total.index_add_(0, index.long(), values.to(wide)).to(values.dtype)
 
 
 def _sum_rows(x: torch.Tensor, index: torch.Tensor, start: torch.Tensor, weights: torch.Tensor):
@@ -114,15 +115,16 @@ def _sampled_products(
     product: GeneralProduct, left: torch.Tensor, right: torch.Tensor
 ) -> torch.Tensor:
     """``(left @ right.T)[row, col]`` at the pattern, without the dense product."""
-    at, n = product.indices.on(left.device), left.shape[1]
+    n, device = left.shape[1], left.device
     if product.nnz == 0 or n == 0:
         return left.new_zeros(product.nnz)
     if product.takes_dense_blocks:
         return _cells_of_dense_blocks(product, left, right)
+    row, col = product._table("row", device), product._table("col", device)
     # sampled_addmm takes each cell once, and no half precision
-    full = left.device.type == "cpu" and left.dtype in (torch.float32, torch.float64)
-    if full and not product.has_duplicates:
-        result = csr_tensor(at.crow, at.col, left.new_zeros(product.nnz), product.shape)
+    if device.type == "cpu" and left.dtype in FULL and not product.has_duplicates:
+        crow = product._table("crow", device)
+        result = csr_tensor(crow, col, left.new_zeros(product.nnz), product.shape)
         left, right = left.contiguous(), right.contiguous()
         # in place, else the index arrays are copied
         torch.sparse.sampled_addmm(result, left, right.t(), beta=0.0, out=result)
@@ -131,7 +133,7 @@ def _sampled_products(
     block = max(1, BLOCK_BYTES // (left.element_size() * n))
     for start in range(0, product.nnz, block):
         part = slice(start, start + block)
-        terms = left.index_select(0, at.row[part]) * right.index_select(0, at.col[part])
+        terms = left.index_select(0, row[part]) * right.index_select(0, col[part])
         torch.sum(terms, 1, out=result[part])
     return result
 
@@ -140,11 +142,12 @@ def _cells_of_dense_blocks(
     product: GeneralProduct, left: torch.Tensor, right: torch.Tensor
 ) -> torch.Tensor:
     rows, cols = product.shape
-    at, result = product.indices.on(left.device), left.new_empty(product.nnz)
+    row, col = (product._table(name, left.device) for name in ("row", "col"))
+    result = left.new_empty(product.nnz)
     step = max(1, BLOCK_BYTES // (left.element_size() * cols))
     for first in range(0, rows, step):
         block = left[first : first + step] @ right.mT
         part = slice(*product.crow[[first, first + len(block)]])
-        cell = (at.row[part] - first) * cols + at.col[part]
+        cell = (row[part] - first) * cols + col[part]
         torch.index_select(block.view(-1), 0, cell, out=result[part])
     return result

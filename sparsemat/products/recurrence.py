@@ -15,6 +15,7 @@ from math import isqrt
 import torch
 
 from .casting import as_given, autocast
+from .product import is_traced, is_transformed
 
 SMALL_STEP = 512  # entries of a state below which a step is mostly overhead
 CHUNKED_STEPS = 32  # fewer are not worth two passes
@@ -51,7 +52,9 @@ def recurrence(
     if inputs.ndim != 3 or len(inputs) == 0:
         raise ValueError(f"inputs must have shape (T, n, h) with T >= 1, got {tuple(inputs.shape)}")
     steps, n, h = inputs.shape
-    product = choose(steps, n, h, activation, inputs.device, form)
+    # a choice by size would tie what is traced to the size of this batch
+    traced = is_traced(inputs, weight)
+    product = choose(steps, 1 if traced else n, h, activation, inputs.device, form)
     if weight.shape not in ((h, h), (h,)):
         raise ValueError(
             f"weight must have shape (h, h) or (h,) with h={h}, got {tuple(weight.shape)}"
@@ -89,6 +92,8 @@ class RecurrenceProduct:
         self, inputs: torch.Tensor, weight: torch.Tensor, initial: torch.Tensor
     ) -> torch.Tensor:
         """Arguments of :func:`recurrence`, of one dtype, to the states ``(T, n, h)``."""
+        if is_traced(inputs, weight, initial):
+            return plain_recurrence(inputs, weight, initial, self.activation)
         return _Recurrence.apply(inputs, weight, initial, self)
 
 
@@ -151,53 +156,126 @@ def check_form(form: str, activation: str) -> None:
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     @as_given
-    def forward(ctx, inputs, weight, initial, product):
+    def forward(inputs, weight, initial, product):
         forward = weight if weight.ndim == 1 else weight.mT
-        ctx.product = product
         if product.form == "chunks":
-            states = _by_chunks(inputs, forward, initial)
-        else:
-            states = torch.empty_like(inputs, memory_format=torch.contiguous_format)
-            state = initial
-            for u, out in zip(inputs.unbind(), states.unbind(), strict=True):
-                state = _step(u, state, forward, out)
-                if product.activation == "tanh":
-                    state.tanh_()
-                elif product.activation == "relu":
-                    state.relu_()
-        ctx.save_for_backward(weight, initial, states)
+            return _by_chunks(inputs, forward, initial)
+        states = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+        state = initial
+        for u, out in zip(inputs.unbind(), states.unbind(), strict=True):
+            state = _step(u, state, forward, out)
+            if product.activation == "tanh":
+                state.tanh_()
+            elif product.activation == "relu":
+                state.relu_()
         return states
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def setup_context(ctx, inputs, output):
+        _, weight, initial, ctx.product = inputs
+        ctx.save_for_backward(weight, initial, output)
+        ctx.save_for_forward(weight, initial, output)
+
+    @staticmethod
     @as_given
     def backward(ctx, grad):
         weight, initial, states = ctx.saved_tensors
-        product = ctx.product
-        if product.form == "chunks":
-            solution = _by_chunks(grad.flip(0), weight, torch.zeros_like(initial)).flip(0)
-        else:
-            solution = torch.empty_like(states)
-            later = None
-            steps = zip(grad.unbind(), states.unbind(), solution.unbind(), strict=True)
-            for g, state, out in reversed(list(steps)):
-                if later is None:
-                    out.copy_(g)
-                else:
-                    _step(g, later, weight, out)
-                if product.activation == "tanh":
-                    torch.ops.aten.tanh_backward.grad_input(out, state, grad_input=out)
-                elif product.activation == "relu":
-                    torch.ops.aten.threshold_backward.grad_input(out, state, 0, grad_input=out)
-                later = out
+        plain = torch.is_grad_enabled() or is_transformed() or is_traced(grad, states)
+        solve = _adjoint_plain if plain else _adjoint
+        solution = solve(weight, initial, states, grad, ctx.product)
         grad_weight = grad_initial = None
         if ctx.needs_input_grad[1]:
             grad_weight = _outer(solution[0], initial, weight)
             if len(states) > 1:
-                grad_weight += _outer(solution[1:].flatten(0, 1), states[:-1].flatten(0, 1), weight)
+                h = states.shape[-1]
+                sides = (side.reshape(-1, h) for side in (solution[1:], states[:-1]))
+                later = _outer(*sides, weight)
+                grad_weight = grad_weight + later
         if ctx.needs_input_grad[2]:
-            grad_initial = _times(solution[0], weight)
+            grad_initial = _times(solution[0], _conj(weight))
         return solution, grad_weight, grad_initial, None
+
+    @staticmethod
+    def jvp(ctx, d_inputs, d_weight, d_initial, _):
+        weight, initial, states = ctx.saved_tensors
+        change, before, result = d_initial, initial, []
+        for t, state in enumerate(states.unbind()):
+            terms = [] if d_inputs is None else [d_inputs[t]]
+            if d_weight is not None:
+                terms.append(_times(before, _forward(d_weight)))
+            if change is not None:
+                terms.append(_times(change, _forward(weight)))
+            change = sum(terms[1:], terms[0]) if terms else torch.zeros_like(state)
+            change = change * _slope(state, ctx.product.activation)
+            before = state
+            result.append(change)
+        return torch.stack(result)
+
+    @staticmethod
+    def vmap(info, in_dims, inputs, weight, initial, product):
+        def one(*tensors):
+            return plain_recurrence(*tensors, product.activation)
+
+        return torch.vmap(one, in_dims[:3])(inputs, weight, initial), 0
+
+
+def plain_recurrence(
+    inputs: torch.Tensor, weight: torch.Tensor, initial: torch.Tensor, activation: str
+) -> torch.Tensor:
+    """The states by plain operations, for whatever traces or batches them."""
+    f = {"tanh": torch.tanh, "relu": torch.relu, "linear": lambda a: a}[activation]
+    state, states = initial, []
+    for u in inputs.unbind():
+        state = f(u + _times(state, _forward(weight)))
+        states.append(state)
+    return torch.stack(states)
+
+
+def _adjoint(weight, initial, states, grad, product: RecurrenceProduct) -> torch.Tensor:
+    """What solves the transposed system, ``l_t = f'(h_t) (g_t + W^H l_{t+1})``."""
+    weight = _conj(weight).resolve_conj()
+    if product.form == "chunks":
+        return _by_chunks(grad.flip(0), weight, torch.zeros_like(initial)).flip(0)
+    if product.activation == "tanh" and states.is_complex():
+        return _adjoint_plain(weight.conj(), initial, states, grad, product)
+    solution = torch.empty_like(states)
+    later = None
+    steps = zip(grad.unbind(), states.unbind(), solution.unbind(), strict=True)
+    for g, state, out in reversed(list(steps)):
+        if later is None:
+            out.copy_(g)
+        else:
+            _step(g, later, weight, out)
+        if product.activation == "tanh":
+            torch.ops.aten.tanh_backward.grad_input(out, state, grad_input=out)
+        elif product.activation == "relu":
+            torch.ops.aten.threshold_backward.grad_input(out, state, 0, grad_input=out)
+        later = out
+    return solution
+
+
+def _adjoint_plain(weight, initial, states, grad, product: RecurrenceProduct) -> torch.Tensor:
+    later, solution = None, []
+    for g, state in reversed(list(zip(grad.unbind(), states.unbind(), strict=True))):
+        g = g if later is None else g + _times(later, _conj(weight))
+        later = g * _conj(_slope(state, product.activation))
+        solution.append(later)
+    return torch.stack(solution[::-1])
+
+
+def _slope(state: torch.Tensor, activation: str) -> torch.Tensor | int:
+    """F' at the argument where f has this value."""
+    if activation == "linear":
+        return 1
+    return 1 - state * state if activation == "tanh" else (state > 0).to(state.dtype)
+
+
+def _forward(weight: torch.Tensor) -> torch.Tensor:
+    return weight if weight.ndim == 1 else weight.mT
+
+
+def _conj(tensor: torch.Tensor | int) -> torch.Tensor | int:
+    return tensor.conj() if torch.is_tensor(tensor) and tensor.is_complex() else tensor
 
 
 def _by_chunks(inputs: torch.Tensor, weight: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
@@ -247,4 +325,5 @@ def _times(state: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def _outer(left: torch.Tensor, right: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """``left.T @ right``, or its diagonal for a diagonal weight."""
+    right = _conj(right)
     return (left * right).sum(0) if like.ndim == 1 else left.mT @ right

@@ -130,6 +130,7 @@ class _Block(nn.Module):
             self.attention = sm.SelfAttention(
                 dim,
                 heads,
+                batch_first=True,
                 softmax=softmax,
                 causal=causal,
                 window=WINDOW if variant == "windowed" else None,

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Self
 
 import numpy as np
 import torch
 from torch import nn
 
-from .matrix import SparseMatrix
-from .pattern import Pattern
-from .products import GatherProduct, GeneralProduct, choose
-from .products.casting import autocast
+from ..kronecker import kron
+from ..matrix import SparseMatrix
+from ..pattern import Pattern
+from ..patterns.simple import dense_pattern, identity_pattern, mask_pattern
+from ..products import Product, choose
+from ..products.casting import autocast
+from ..rules import Affine, Rule, as_it_is, register
+from .base import MatrixLayer, added, check_flags, require_tensor, require_type
 
 
-def mask_pattern(mask: torch.Tensor | np.ndarray) -> Pattern:
-    """The pattern of a mask: a parameter of its own for every cell that is kept.
-
-    Args:
-        mask: Booleans, shape ``(rows, cols)``; True where the matrix may be nonzero.
-
-    Returns:
-        Pattern of shape ``(rows, cols)`` whose parameters are the kept cells in row-major order.
-
-    Raises:
-        ValueError: The mask has no two axes or is not boolean.
-    """
-    mask = np.asarray(mask.cpu() if isinstance(mask, torch.Tensor) else mask)
-    if mask.ndim != 2 or mask.dtype != np.bool_:
-        raise ValueError(
-            f"mask must be booleans of shape (rows, cols), got {mask.dtype} of shape {mask.shape}"
-        )
-    row, col = mask.nonzero()
-    return Pattern(mask.shape, row, col, np.arange(len(row)), len(row))
-
-
-class SparseLinear(nn.Module):
+class SparseLinear(MatrixLayer, nn.Module):
     r"""$y = W(\theta)\,x + b$ for a matrix with a given pattern.
 
     Nothing of the size of the dense matrix is made, forward or backward. Inputs and outputs may lie
@@ -68,12 +52,13 @@ class SparseLinear(nn.Module):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
         form: str | None = None,
     ) -> None:
         super().__init__()
-        if form is not None:
-            choose(pattern, form)  # refuses what the pattern does not have
+        check_flags(bias=bias)
         self.pattern, self.form = pattern, form
+        self.prepare()  # refuses a form that the pattern does not have
         like = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(pattern.num_parameters, **like))
         self.register_parameter(
@@ -118,9 +103,14 @@ class SparseLinear(nn.Module):
         return self.pattern.shape[0]
 
     @property
-    def product(self) -> GatherProduct | GeneralProduct:
+    def product(self) -> Product:
         """The product that multiplies by the matrix; its repr says which it is and why."""
-        return choose(self.pattern, self.form)
+        key = (self.pattern, self.form)
+        return self.remembered("product", key, lambda: choose(*key))
+
+    def prepare(self) -> None:
+        """Find the product."""
+        _ = self.product
 
     def matrix(self) -> SparseMatrix:
         """The weight matrix. Gradients of its products reach ``weight``; the bias is no part."""
@@ -128,7 +118,7 @@ class SparseLinear(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        entries = np.bincount(self.pattern.row, minlength=self.out_features)
+        entries = self.pattern.row_counts
         fan_in = np.ones(self.pattern.num_parameters, dtype=np.int64)
         np.maximum.at(fan_in, self.pattern.index, entries[self.pattern.row])
         with torch.no_grad():
@@ -149,16 +139,18 @@ class SparseLinear(nn.Module):
         Raises:
             ValueError: x has another last axis.
         """
+        require_tensor(x)
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"x must have shape (..., in_features) with in_features={self.in_features}, "
                 f"got {tuple(x.shape)}"
             )
         weight, bias, x = autocast(self.weight, self.bias, x)
+        require_type(x, weight)
         vectors = x if x.ndim == 2 else x.reshape(x.shape[:-1].numel(), self.in_features)
         y = self.product(weight, vectors.t())
-        if bias is not None:  # in place: the product keeps no output for its backward
-            y.add_(bias[:, None])
+        if bias is not None:
+            y = added(y, bias[:, None])
         y = y.t()
         return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self.out_features)
 
@@ -194,6 +186,11 @@ class SparseLinear(nn.Module):
 
         Source: Mocanu et al. 2018 (SET), Evci et al. 2020 (RigL).
         """
+        if "weight" not in self._parameters:
+            raise ValueError(
+                "a layer to rewire must own its weight, got one that a parametrization or a hook "
+                "computes: its source would not be rewired"
+            )
         rows, cols = self.pattern.shape
         cell = self.pattern.row * cols + self.pattern.col
         entry = np.full(len(cell), -1)  # in the order of the parameters
@@ -231,6 +228,7 @@ class SparseLinear(nn.Module):
         source = np.concatenate([kept, np.full(count, -1)])[order]
         row, col = np.divmod(cells[order], max(1, cols))
         self.pattern = Pattern((rows, cols), row, col, np.arange(len(row)), len(row))
+        self.prepare()
         source = torch.from_numpy(source).to(self.weight.device)
         moving = [self.weight]
         if optimizer is not None:
@@ -255,6 +253,7 @@ class SparseLinear(nn.Module):
             return  # torch reports the weight's length
         if not all(np.array_equal(getattr(self.pattern, name), loaded[name]) for name in loaded):
             self.pattern = Pattern(self.pattern.shape, **loaded, num_parameters=len(self.weight))
+            self.prepare()
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         # before torch copies the parameters
@@ -268,8 +267,7 @@ class SparseLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
-        form = "" if self.form is None else f", form={self.form!r}"
-        return f"{self.pattern!r}, bias={self.bias is not None}{form}"
+        return f"{self.pattern!r}, bias={self.bias is not None}{self.own_repr()}"
 
 
 def _draw_outside(
@@ -281,3 +279,25 @@ def _draw_outside(
     # the k-th empty cell stands behind every taken one that has at most k empty ones before it
     before = taken - np.arange(len(taken))
     return rank + np.searchsorted(before, rank, side="right")
+
+
+def _matrix(module: nn.Linear | SparseLinear, shape: tuple[int, ...], like: torch.Tensor) -> Affine:
+    if not shape or shape[-1] != module.in_features:
+        raise ValueError(
+            f"input_shape must end in in_features={module.in_features}, got input_shape={shape}"
+        )
+    many = prod(shape[:-1])
+    own = isinstance(module, SparseLinear)
+    one = module.pattern if own else dense_pattern(module.out_features, module.in_features)
+    pattern = one if many == 1 else kron(identity_pattern(many), one)
+    bias = None
+    if module.bias is not None:
+
+        def bias() -> torch.Tensor:
+            return module.bias.repeat(many)
+
+    output = *shape[:-1], module.out_features
+    return Affine(pattern, lambda: module.weight.reshape(-1), bias, output)
+
+
+register(Rule((nn.Linear, SparseLinear), _matrix, as_it_is))

@@ -1,69 +1,46 @@
-"""Recurrence: the two operators of its implicit form, and the matrix layer."""
+"""Recurrence: the matrix layer, and what turns torch's into it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import dropout as drop
 from torch.nn.functional import linear
 
-from .matrix import SparseMatrix, require_memory
-from .pattern import Pattern
-from .products.recurrence import (
+from ..arguments import as_size
+from ..live import Live
+from ..matrix import SparseMatrix, require_memory
+from ..pattern import Pattern
+from ..patterns.recurrence import recurrence_patterns
+from ..products.indices import constant
+from ..products.recurrence import (
     ACTIVATIONS,
     RecurrenceProduct,
     check_form,
     choose,
     recurrence,
 )
+from ..rules import Affine, Rule, register, taking_over
+from .base import (
+    MatrixLayer,
+    check_dropout,
+    check_flags,
+    check_sizes,
+    require_tensor,
+    require_type,
+)
+from .gated import BidirectionalRNN, gated_layer
 
 
-def recurrence_patterns(steps: int, input_size: int, hidden_size: int) -> tuple[Pattern, Pattern]:
-    r"""The patterns of N and B in the linear recurrence $h = N h + B x + c$.
-
-    Both are time-major: entry ``t * hidden_size + i`` of h is unit i at step t. Row ``(t, i)`` of N
-    holds ``weight_hh[i, j]`` in column ``(t - 1, j)``, row ``(t, i)`` of B holds
-    ``weight_ih[i, j]`` in column ``(t, j)``. N is strictly block lower triangular, so
-    $(I - N)^{-1} B$ exists; it is the explicit matrix, whose entries are polynomials in the
-    parameters and no pattern.
-
-    Args:
-        steps: Length T of the sequence.
-        input_size: Features d of an input.
-        hidden_size: Units h of the hidden state.
-
-    Returns:
-        N of shape ``(T h, T h)`` with ``h * h`` parameters (the flattened ``weight_hh``) and B of
-        shape ``(T h, T d)`` with ``h * d`` parameters (the flattened ``weight_ih``).
-
-    Raises:
-        ValueError: A size is below 1.
-
-    Source: paper 4.3 and A.2, corrected in the chapter "Recurrence".
-    """
-    for name, value in (("steps", steps), ("input_size", input_size), ("hidden_size", hidden_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    hidden = _block_diagonal(steps - 1, hidden_size, hidden_size)
-    shape = (steps * hidden_size, steps * hidden_size)
-    row, col, index = hidden
-    n = Pattern(shape, row + hidden_size, col, index, hidden_size**2)
-    shape = (steps * hidden_size, steps * input_size)
-    b = Pattern(shape, *_block_diagonal(steps, hidden_size, input_size), hidden_size * input_size)
-    return n, b
-
-
-def _block_diagonal(blocks: int, rows: int, cols: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    t, i, j = np.indices((blocks, rows, cols)).reshape(3, -1)
-    return t * rows + i, t * cols + j, i * cols + j
-
-
-class RNN(nn.Module):
+class RNN(MatrixLayer, nn.Module):
     r"""A recurrent layer $h_t = f(W_h h_{t-1} + W_x x_t + b)$, solved as one sparse system.
 
-    Parameters, their initial values and the call are those of ``torch.nn.RNN``, and state dicts
-    load across, but sequences are batch first unless told otherwise, and packed sequences are not
-    taken. The linear activation is added.
+    Parameters, their initial values, the arguments up to ``dtype`` and the call are those of
+    ``torch.nn.RNN`` in one direction, and state dicts load across; packed sequences are not taken.
+    The linear activation is added.
 
     Args:
         input_size: Features d of an input.
@@ -71,7 +48,8 @@ class RNN(nn.Module):
         num_layers: Layers; each reads the states of the one before.
         nonlinearity: f, one of ``"tanh"``, ``"relu"`` and ``"linear"``.
         bias: Whether the layers have biases.
-        batch_first: Whether a batch of sequences is ``(n, T, d)`` or ``(T, n, d)``.
+        batch_first: Whether a batch of sequences is ``(n, T, d)`` rather than ``(T, n, d)``.
+        dropout: Probability of dropping what a layer passes to the next, in training.
         device: Where the parameters live.
         dtype: Their floating-point type.
         form: The form of the product for every length, one of
@@ -90,26 +68,24 @@ class RNN(nn.Module):
         num_layers: int = 1,
         nonlinearity: str = "tanh",
         bias: bool = True,
-        batch_first: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
         form: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("input_size", input_size),
-            ("hidden_size", hidden_size),
-            ("num_layers", num_layers),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        check_flags(bias=bias, batch_first=batch_first)
+        check_dropout(dropout)
         if nonlinearity not in ACTIVATIONS:
             raise ValueError(f"nonlinearity must be one of {ACTIVATIONS}, got {nonlinearity!r}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         if form is not None:
             check_form(form, nonlinearity)
         self.nonlinearity, self.bias, self.batch_first = nonlinearity, bias, batch_first
-        self.form = form
+        self.dropout, self.form = dropout, form
         for layer in range(num_layers):
             width = hidden_size if layer else input_size
             shapes = {"weight_ih": (hidden_size, width), "weight_hh": (hidden_size, hidden_size)}
@@ -131,7 +107,8 @@ class RNN(nn.Module):
         return (
             f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, "
             f"nonlinearity={self.nonlinearity!r}, bias={self.bias}, batch_first={self.batch_first}"
-            + ("" if self.form is None else f", form={self.form!r}")
+            + (f", dropout={self.dropout}" if self.dropout else "")
+            + self.own_repr()
         )
 
     def product(self, steps: int, n: int = 1) -> RecurrenceProduct:
@@ -161,12 +138,14 @@ class RNN(nn.Module):
         Raises:
             ValueError: A shape is not one of these, or there is no step.
         """
+        require_tensor(x)
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
             layout = "(n, T, d)" if self.batch_first else "(T, n, d)"
             raise ValueError(
                 f"x must have shape {layout} or (T, d) with d={self.input_size}, "
                 f"got {tuple(x.shape)}"
             )
+        require_type(x, self.weight_hh_l0)
         single = x.ndim == 2
         states = x[:, None] if single else x.transpose(0, 1) if self.batch_first else x
         expected = (self.num_layers, states.shape[1], self.hidden_size)
@@ -185,12 +164,14 @@ class RNN(nn.Module):
                 inputs, self._weight("hh", layer), initial, self.nonlinearity, self.form
             )
             last.append(states[-1])
+            if self.dropout and self.training and layer < self.num_layers - 1:
+                states = drop(states, self.dropout)
         last = torch.stack(last)
         if single:
             return states[:, 0], last[:, 0]
         return states.transpose(0, 1) if self.batch_first else states, last
 
-    def patterns(self, steps: int, layer: int = 0) -> tuple[Pattern, Pattern]:
+    def pattern(self, steps: int, layer: int = 0) -> tuple[Pattern, Pattern]:
         """The patterns N and B of a layer over ``steps`` steps; see :func:`recurrence_patterns`."""
         width = self._weight("ih", layer).shape[1]
         return recurrence_patterns(steps, width, self.hidden_size)
@@ -208,43 +189,54 @@ class RNN(nn.Module):
         Raises:
             ValueError: ``steps`` is below 1 or there is no such layer.
         """
-        n, b = self.patterns(steps, layer)
+        n, b = self.pattern(steps, layer)
         return n.fill(self._weight("hh", layer)), b.fill(self._weight("ih", layer))
 
-    def explicit(self, steps: int) -> torch.Tensor:
-        r"""The dense matrix $(I - N)^{-1} B$ from the inputs to the states of a linear layer.
+    def matrix(self, steps: int) -> SparseMatrix:
+        r"""The matrix $(I - N)^{-1} B$ from the inputs to the states of a linear layer.
 
-        Block ``(t, s)`` is $W_h^{t-s} W_x$ for ``s <= t`` and zero otherwise; several layers give
-        the product of theirs. Biases and ``h0`` add a vector.
+        Block ``(t, s)`` is $W_h^{t-s} W_x$ for ``s <= t``, and nothing is stored above; several
+        layers give the product of theirs. Biases and ``h0`` add a vector.
 
         Args:
             steps: Length T of the sequence.
 
         Returns:
-            Tensor of shape ``(T h, T d)``, differentiable.
+            Matrix of shape ``(T h, T d)``, differentiable; it reads the parameters at each use.
 
         Raises:
             TypeError: The layer is not linear, so no matrix maps its inputs to its states.
             MemoryError: The matrix would not fit.
             ValueError: ``steps`` is below 1.
         """
-        if self.nonlinearity != "linear":
-            raise TypeError(
-                f"{self!r} is not linear: {self.nonlinearity} acts inside the recurrence, so no "
-                "matrix maps x to h; its operators(steps) N and B are matrices"
-            )
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        self._require_linear()
+        as_size("steps", steps)
         weight, height = self.weight_ih_l0, steps * self.hidden_size
         widest = steps * max(self.input_size, self.hidden_size if self.num_layers > 1 else 0)
         require_memory(
             f"a dense {height}x{widest} matrix", height * widest, weight.dtype, weight.device
         )
-        result = None
-        for layer in range(self.num_layers):
-            matrix = self._explicit(steps, layer)
-            result = matrix if result is None else matrix @ result
-        return result
+        width = steps * self.input_size
+        row, col = np.indices((height, width)).reshape(2, -1)
+        kept = col // self.input_size <= row // self.hidden_size
+        row, col = row[kept], col[kept]
+        pattern = Pattern((height, width), row, col, np.arange(len(row)), len(row))
+        at = constant(row * width + col, weight.device)
+
+        def theta() -> torch.Tensor:
+            result = self._explicit(steps, 0)
+            for layer in range(1, self.num_layers):
+                result = self._explicit(steps, layer) @ result
+            return result.reshape(-1).index_select(0, at)
+
+        return SparseMatrix(pattern, Live(theta, len(row), weight.dtype, weight.device))
+
+    def _require_linear(self) -> None:
+        if self.nonlinearity != "linear":
+            raise TypeError(
+                f"{self!r} is not linear: {self.nonlinearity} acts inside the recurrence, so no "
+                "matrix maps x to h; its operators(steps) N and B are matrices"
+            )
 
     def _explicit(self, steps: int, layer: int) -> torch.Tensor:
         blocks = [self._weight("ih", layer)]
@@ -265,3 +257,49 @@ class RNN(nn.Module):
         if not self.bias:
             return None
         return getattr(self, f"bias_ih_l{layer}") + getattr(self, f"bias_hh_l{layer}")
+
+
+def _matrix(module: RNN, shape: tuple[int, ...], like: torch.Tensor) -> Affine:
+    module._require_linear()
+    _check_shape(module, shape)
+    if module.dropout and module.training and module.num_layers > 1:
+        raise ValueError(f"{module!r} has dropout, so it is a matrix only after .eval()")
+    matrix = module.matrix(shape[0])
+
+    def bias() -> torch.Tensor:
+        zeros = module.weight_hh_l0.new_zeros(shape)
+        return module(zeros)[0].reshape(-1)
+
+    return Affine(matrix.pattern, lambda: matrix.theta, bias, (shape[0], module.hidden_size))
+
+
+def _layer(module: nn.RNN, shape: tuple[int, ...], options: dict[str, Any]) -> nn.Module:
+    if module.bidirectional:
+        return gated_layer(BidirectionalRNN, module, shape)
+    _check_shape(module, shape)
+    layer = RNN(
+        *(module.input_size, module.hidden_size, module.num_layers, module.nonlinearity),
+        *(module.bias, module.batch_first, module.dropout),
+        device="meta",
+    )
+    return taking_over(layer, module)
+
+
+def _own_layer(module: RNN, shape: tuple[int, ...], options: dict[str, Any]) -> nn.Module:
+    _check_shape(module, shape)
+    return module
+
+
+def _check_shape(module: nn.Module, shape: tuple[int, ...]) -> None:
+    if len(shape) != 2 or shape[1] != module.input_size:
+        raise ValueError(
+            f"input_shape must be (T, d) with d={module.input_size}, got input_shape={shape}"
+        )
+
+
+HINT = (
+    "its activation acts inside the recurrence: from_module gives a layer for nn.RNN, whose "
+    "operators(steps) are matrices"
+)
+register(Rule((RNN,), _matrix, _own_layer))
+register(Rule((nn.RNN,), layer=_layer, hint=HINT))

@@ -1,100 +1,30 @@
-"""Self-attention: the third-order pattern of its linear form, and the matrix layer."""
+"""Self-attention: the matrix layer, and what turns torch's into it."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import dropout as drop
 from torch.nn.functional import linear
 
-from .matrix import SparseMatrix, require_memory
-from .pattern import Pattern
-from .products.attention import AttentionProduct, check_form, choose, scores
-from .products.masks import Mask
-
-
-def allowed_pairs(
-    tokens: int, *, causal: bool = False, window: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs (i, j) in which token i may attend to token j.
-
-    Args:
-        tokens: Length T of the sequence.
-        causal: Only ``j <= i``.
-        window: Only ``|i - j| <= window``; None for no limit.
-
-    Returns:
-        Two int64 arrays of one length, in row-major order of (i, j).
-
-    Raises:
-        ValueError: ``tokens`` is below 1 or ``window`` is negative.
-    """
-    first, stop = _key_ranges(tokens, causal, window)
-    count = stop - first
-    i = np.repeat(np.arange(tokens), count)
-    return i, np.arange(len(i)) - np.repeat(np.cumsum(count) - count - first, count)
-
-
-def _key_ranges(tokens: int, causal: bool, window: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """First key and one past the last key that each token may attend to."""
-    if tokens < 1:
-        raise ValueError(f"tokens must be at least 1, got {tokens}")
-    if window is not None and window < 0:
-        raise ValueError(f"window must be at least 0, got {window}")
-    at, reach = np.arange(tokens), tokens if window is None else min(window, tokens)
-    return (at - reach).clip(0), (at + (0 if causal else reach) + 1).clip(max=tokens)
-
-
-def attention_pattern(
-    tokens: int,
-    dim: int,
-    out_dim: int | None = None,
-    *,
-    causal: bool = False,
-    window: int | None = None,
-) -> Pattern:
-    r"""The pattern of linear attention as a matrix on $x \otimes x \otimes x$.
-
-    Row ``(i, o)`` holds ``theta[a, b, c, o]`` in column ``((i, a), (j, b), (j, c))`` for every pair
-    (i, j) that may attend: query feature a of token i, key feature b and value feature c of token
-    j. With $\theta_{abco} = (W_q W_k^T)_{ab} (W_v)_{co} / \sqrt{d_k}$ the product is
-    $(X W_q)(X W_k)^T (X W_v) / \sqrt{d_k}$, flattened row-major.
-
-    Args:
-        tokens: Length T of the sequence.
-        dim: Features d of a token.
-        out_dim: Features of an output; ``dim`` if None.
-        causal: Only pairs with ``j <= i``.
-        window: Only pairs with ``|i - j| <= window``.
-
-    Returns:
-        Pattern of shape ``(T out_dim, (T dim)**3)`` with ``dim**3 * out_dim`` parameters, the
-        flattened theta.
-
-    Raises:
-        ValueError: A size is below 1, or the columns outnumber 64-bit integers.
-
-    Source: paper 4.4 and A.3, corrected in the chapter "Attention".
-    """
-    out_dim = dim if out_dim is None else out_dim
-    for name, value in (("dim", dim), ("out_dim", out_dim)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    width = tokens * dim
-    if width**3 >= 2**63:
-        raise ValueError(f"(tokens * dim)**3 must be below 2**63, got tokens * dim = {width}")
-    i, j = (side[:, None] for side in allowed_pairs(tokens, causal=causal, window=window))
-    a, b, c, o = np.indices((dim, dim, dim, out_dim)).reshape(4, 1, -1)
-    row = i * out_dim + o
-    col = ((i * dim + a) * width + (j * dim + b)) * width + (j * dim + c)
-    index = np.broadcast_to(((a * dim + b) * dim + c) * out_dim + o, row.shape)
-    return Pattern(
-        (tokens * out_dim, width**3),
-        row.reshape(-1),
-        col.reshape(-1),
-        index.reshape(-1),
-        dim**3 * out_dim,
-    )
+from ..arguments import as_size
+from ..matrix import SparseMatrix, require_memory
+from ..pattern import Pattern
+from ..patterns.attention import allowed_pairs, key_ranges
+from ..products.attention import AttentionProduct, check_form, choose, scores
+from ..products.indices import constant
+from ..products.masks import Mask
+from ..rules import Rule, refuse, register, taking_over
+from .base import (
+    MatrixLayer,
+    check_dropout,
+    check_flags,
+    check_sizes,
+    require_tensor,
+    require_type,
+)
+from .multihead import MultiheadAttention
 
 
 def third_order(pattern: Pattern, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -121,29 +51,31 @@ def third_order(pattern: Pattern, theta: torch.Tensor, x: torch.Tensor) -> torch
             f"theta must hold num_parameters={pattern.num_parameters} values, got {theta.numel()}"
         )
     coordinates = np.stack(np.unravel_index(pattern.col, (width, width, width)))
-    first, second, third = torch.from_numpy(coordinates).to(x.device)
-    row, index = (torch.tensor(side, device=x.device) for side in (pattern.row, pattern.index))
+    first, second, third = constant(coordinates, x.device)
+    row, index = (constant(side.copy(), x.device) for side in (pattern.row, pattern.index))
     x = x.reshape(-1)
     terms = theta.reshape(-1)[index] * x[first] * x[second] * x[third]
     return terms.new_zeros(pattern.shape[0]).index_add(0, row, terms)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(MatrixLayer, nn.Module):
     r"""Multi-head self-attention, $Y = \sum_h A_h(X) X W_{v,h} W_{o,h}$ plus biases.
 
     With softmax it equals ``torch.nn.MultiheadAttention`` of one input, whose parameter names,
-    shapes and initial values it has; without, $A_h$ is the linear
-    $(X W_{q,h})(X W_{k,h})^T / \sqrt{d_k}$.
+    shapes, initial values and first arguments it has; without, $A_h$ is the linear
+    $(X W_{q,h})(X W_{k,h})^T / \sqrt{d_k}$. It is called with one tensor and returns one.
 
     Args:
         embed_dim: Features d of a token.
         num_heads: Heads; each has ``embed_dim / num_heads`` features $d_k$.
+        dropout: Probability of dropping an entry of A, in training; needs a softmax.
         bias: Whether the projections have biases.
+        batch_first: Whether a batch of sequences is ``(n, T, d)`` rather than ``(T, n, d)``.
+        device: Where the parameters live.
+        dtype: Their floating-point type.
         softmax: Normalise the rows of A by softmax.
         causal: Token i sees only ``j <= i``.
         window: Token i sees only ``|i - j| <= window``; None for no limit.
-        device: Where the parameters live.
-        dtype: Their floating-point type.
         form: The form of the product for every length, one of
             :class:`~sparsemat.products.attention.AttentionProduct`; chosen by length if None.
 
@@ -158,29 +90,35 @@ class SelfAttention(nn.Module):
         self,
         embed_dim: int,
         num_heads: int,
+        dropout: float = 0.0,
         bias: bool = True,
+        batch_first: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
         softmax: bool = True,
         causal: bool = False,
         window: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
         form: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("embed_dim", embed_dim), ("num_heads", num_heads)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_sizes(embed_dim=embed_dim, num_heads=num_heads)
+        check_flags(bias=bias, batch_first=batch_first, softmax=softmax, causal=causal)
+        check_dropout(dropout)
+        if dropout and not softmax:
+            raise ValueError(f"dropout needs a softmax, got dropout={dropout} and softmax=False")
         if embed_dim % num_heads:
             raise ValueError(
                 "num_heads must divide embed_dim, "
                 f"got num_heads={num_heads} and embed_dim={embed_dim}"
             )
-        if window is not None and window < 0:
-            raise ValueError(f"window must be at least 0, got {window}")
+        if window is not None:
+            as_size("window", window, 0)
         if form is not None:
             check_form(form, softmax=softmax, causal=causal, window=window)
         self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads
         self.softmax, self.causal, self.window, self.form = softmax, causal, window, form
+        self.dropout, self.batch_first = dropout, batch_first
         like = {"device": device, "dtype": dtype}
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim, **like))
         self.register_parameter(
@@ -196,8 +134,10 @@ class SelfAttention(nn.Module):
         """The arguments, for ``repr``."""
         return (
             f"{self.embed_dim}, {self.num_heads}, bias={self.in_proj_bias is not None}, "
-            f"softmax={self.softmax}, causal={self.causal}, window={self.window}"
-            + ("" if self.form is None else f", form={self.form!r}")
+            f"softmax={self.softmax}, causal={self.causal}, window={self.window}, "
+            f"batch_first={self.batch_first}"
+            + (f", dropout={self.dropout}" if self.dropout else "")
+            + self.own_repr()
         )
 
     def product(self, tokens: int, mask: Mask | None = None) -> AttentionProduct:
@@ -222,7 +162,7 @@ class SelfAttention(nn.Module):
         """Attend from every token of x to the tokens of x.
 
         Args:
-            x: Shape ``(n, T, d)`` or ``(T, d)``.
+            x: Shape ``(n, T, d)``, or ``(T, n, d)`` if not ``batch_first``, or ``(T, d)``.
             mask: A function ``(n, head, i, j)`` of index tensors that says whether token i of
                 sequence n may see token j, as torch's flex_attention takes it: for what depends on
                 the data, such as padding. A token sees what causal, window and mask all allow,
@@ -234,15 +174,20 @@ class SelfAttention(nn.Module):
         Raises:
             ValueError: x has another shape, or the layer's form has no mask.
         """
+        require_type(x, self.in_proj_weight)
         q, k, v = self._heads(x)
-        y = self.product(x.shape[-2], mask)(q, k, v)
-        return self.out_proj(y.transpose(-3, -2).flatten(-2))
+        if self.dropout and self.training:
+            y = drop(self._scores(q, k, mask), self.dropout) @ v
+        else:
+            y = self.product(q.shape[-2], mask)(q, k, v)
+        y = self.out_proj(y.transpose(-3, -2).flatten(-2))
+        return y.transpose(0, 1) if x.ndim == 3 and not self.batch_first else y
 
     def attention(self, x: torch.Tensor, mask: Mask | None = None) -> torch.Tensor:
         """The matrices A(X), dense: what each token takes from each, head by head.
 
         Args:
-            x: Shape ``(n, T, d)`` or ``(T, d)``.
+            x: Shape ``(n, T, d)``, or ``(T, n, d)`` if not ``batch_first``, or ``(T, d)``.
             mask: As for a call of the layer.
 
         Returns:
@@ -254,11 +199,11 @@ class SelfAttention(nn.Module):
             ValueError: x has another shape.
         """
         self._check(x)
-        entries = x[..., 0].numel() * x.shape[-2] * self.num_heads
+        tokens = x.shape[1 if x.ndim == 3 and self.batch_first else 0]
+        entries = x[..., 0].numel() * tokens * self.num_heads
         require_memory("the attention matrices", entries, x.dtype, x.device)
         q, k, _ = self._heads(x)
-        rules = {"softmax": self.softmax, "causal": self.causal, "window": self.window}
-        return scores(q, k, **rules, mask=mask)
+        return self._scores(q, k, mask)
 
     def matrix(self, x: torch.Tensor) -> SparseMatrix:
         r"""The data-dependent matrix $\sum_h A_h(X) \otimes (W_{v,h} W_{o,h})^T$ for one sequence.
@@ -280,7 +225,7 @@ class SelfAttention(nn.Module):
         if x.ndim != 2:
             raise ValueError(f"x must be one sequence of shape (T, d), got {tuple(x.shape)}")
         tokens, dim = x.shape
-        first, stop = _key_ranges(tokens, self.causal, self.window)
+        first, stop = key_ranges(tokens, self.causal, self.window)
         entries = 4 * int((stop - first).sum()) * dim**2  # three index arrays and the values
         require_memory("the matrix of the attention", entries, torch.int64, x.device)
         i, j = allowed_pairs(tokens, causal=self.causal, window=self.window)
@@ -312,16 +257,25 @@ class SelfAttention(nn.Module):
         pair = torch.einsum("hka,hkb->hab", query, key) * self.head_dim**-0.5
         return torch.einsum("hab,hoc->abco", pair, self._value_maps())
 
+    def _scores(self, q: torch.Tensor, k: torch.Tensor, mask: Mask | None) -> torch.Tensor:
+        rules = {"softmax": self.softmax, "causal": self.causal, "window": self.window}
+        return scores(q, k, **rules, mask=mask)
+
     def _check(self, x: torch.Tensor) -> None:
-        if x.ndim not in (2, 3) or x.shape[-1] != self.embed_dim or x.shape[-2] == 0:
+        require_tensor(x)
+        fits = x.ndim in (2, 3) and x.shape[-1] == self.embed_dim
+        if not fits or x.shape[1 if x.ndim == 3 and self.batch_first else 0] == 0:
+            batch = "(n, T, d)" if self.batch_first else "(T, n, d)"
             raise ValueError(
-                f"x must have shape (n, T, d) or (T, d) with T >= 1 and d={self.embed_dim}, "
+                f"x must have shape {batch} or (T, d) with T >= 1 and d={self.embed_dim}, "
                 f"got {tuple(x.shape)}"
             )
 
     def _heads(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Queries, keys and values, each ``(..., heads, T, head_dim)``."""
         self._check(x)
+        if x.ndim == 3 and not self.batch_first:
+            x = x.transpose(0, 1)
         projected = linear(x, self.in_proj_weight, self.in_proj_bias)
         heads = projected.unflatten(-1, (3, self.num_heads, self.head_dim))
         return [side.transpose(-3, -2) for side in heads.unbind(-3)]
@@ -331,3 +285,51 @@ class SelfAttention(nn.Module):
         value = self.in_proj_weight.view(3, self.num_heads, self.head_dim, self.embed_dim)[2]
         out = self.out_proj.weight.view(self.embed_dim, self.num_heads, self.head_dim)
         return torch.einsum("hkc,ohk->hoc", value, out)
+
+
+def _layer(module: nn.MultiheadAttention, shape: tuple[int, ...], options: dict) -> nn.Module:
+    if options.get("as_torch"):
+        return _called_as_torch(module, options)
+    width = module.embed_dim
+    refuse(module, add_zero_attn=False, bias_k=None, bias_v=None, kdim=width, vdim=width)
+    _check_shape(module, shape)
+    layer = SelfAttention(
+        *(width, module.num_heads, module.dropout, module.in_proj_bias is not None),
+        module.batch_first,
+        device="meta",
+        causal=options.get("causal", False),
+        window=options.get("window"),
+    )
+    return taking_over(layer, module)
+
+
+def _called_as_torch(module: nn.MultiheadAttention, options: dict) -> nn.Module:
+    asked = {"causal": options.get("causal"), "window": options.get("window")}
+    if any(value not in (None, False) for value in asked.values()):
+        raise ValueError(
+            "causal and window need an attention that is called with one input, got one that is "
+            f"called as torch's and {asked}; its call takes an attn_mask"
+        )
+    layer = MultiheadAttention(
+        *(module.embed_dim, module.num_heads, module.dropout, module.in_proj_bias is not None),
+        *(module.bias_k is not None, module.add_zero_attn, module.kdim, module.vdim),
+        *(module.batch_first, "meta"),
+    )
+    return taking_over(layer, module)
+
+
+def _own_layer(module: SelfAttention, shape: tuple[int, ...], options: dict) -> nn.Module:
+    _check_shape(module, shape)
+    return module
+
+
+def _check_shape(module: nn.Module, shape: tuple[int, ...]) -> None:
+    if len(shape) != 2 or shape[1] != module.embed_dim:
+        raise ValueError(
+            f"input_shape must be (T, d) with d={module.embed_dim}, got input_shape={shape}"
+        )
+
+
+HINT = "its matrix depends on the tokens: from_module gives a layer whose matrix(x) is that at x"
+register(Rule((nn.MultiheadAttention,), layer=_layer, options=("causal", "window"), hint=HINT))
+register(Rule((SelfAttention,), layer=_own_layer, hint=HINT))

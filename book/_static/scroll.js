@@ -1,0 +1,22 @@
+// What is wider than its box scrolls by itself: it says so with a shadow, and the keyboard reaches it.
+"use strict";
+(() => {
+  const WIDE = ".bd-article pre, .bd-article .table-scroll, .bd-article .pst-scrollable-table-container, "
+    + ".bd-article mjx-container, .bd-article .output.text_html, .bd-article div.math";
+  function look() {
+    for (const box of document.querySelectorAll(WIDE)) {
+      const room = box.matches("mjx-container:not([display])") ? box.closest("p, li, td, th, dd, div").clientWidth : box.clientWidth;
+      const wide = Math.max(box.scrollWidth, box.offsetWidth) > room + 1;
+      if (wide === box.classList.contains("scrolls")) continue;
+      box.classList.toggle("scrolls", wide);
+      if (wide) box.tabIndex = 0; else box.removeAttribute("tabindex");
+    }
+  }
+  const soon = () => requestAnimationFrame(look);
+  addEventListener("load", async () => {
+    if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
+    look();
+    new ResizeObserver(soon).observe(document.querySelector(".bd-article") ?? document.body);
+  });
+  addEventListener("resize", soon);
+})();

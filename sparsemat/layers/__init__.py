@@ -1,0 +1,40 @@
+"""The matrix layers, each kind in one file with the rule that turns torch's module into it."""
+
+from . import embedding, normalisation, padding, resampling, reshaping, simple, transposed
+from .adaptive import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d
+from .attention import SelfAttention, third_order
+from .convolution import Conv1d, Conv2d, Conv3d
+from .gated import GRU, LSTM, BidirectionalRNN
+from .linear import SparseLinear
+from .multihead import MultiheadAttention
+from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool2d, avg_pool_pattern
+from .recurrence import RNN
+
+__all__ = [
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "GRU",
+    "LSTM",
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
+    "BidirectionalRNN",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "MaxPool2d",
+    "MultiheadAttention",
+    "RNN",
+    "SelfAttention",
+    "SparseLinear",
+    "avg_pool_pattern",
+    "embedding",
+    "normalisation",
+    "padding",
+    "resampling",
+    "reshaping",
+    "simple",
+    "third_order",
+    "transposed",
+]

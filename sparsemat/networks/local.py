@@ -1,0 +1,129 @@
+"""A piecewise linear network around one input: ``y = A(x) x + b(x)``."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..matrix import Matrix
+from .piecewise import Gate, Watch
+
+
+class LocalMap(Matrix):
+    r"""The matrix A(x) of a piecewise linear network, not formed.
+
+    Made by :func:`sparsemat.local_map`.
+
+    ``A @ v`` runs the network's gates and matrices over v, ``A.T @ u`` backwards; ``row(i)`` is one
+    backward pass. It is constant as long as no gate changes.
+
+    Attributes:
+        y: The output at x, ``(rows,)``.
+        offset: The vector $b(x) = y - A x$.
+        gates: Which piece every gate and selection is on, in the order in which they ran.
+    """
+
+    def __init__(self, x: torch.Tensor, output: torch.Tensor, gates: tuple[Gate, ...]) -> None:
+        self._x, self._output, self.gates = x, output.reshape(-1), gates
+        self.shape = self._output.numel(), x.numel()
+        self.dtype, self.device = x.dtype, x.device
+        self._unit = torch.zeros_like(self._output, requires_grad=True)
+        # linear in the unit, so that its own gradient is the product with A
+        self._back = self._pulled(self._output, x, self._unit, create_graph=True)
+        self.y = self._output.detach()
+        self.offset = self.y - self._multiply(x.detach().reshape(-1, 1))[:, 0]
+
+    @property
+    def T(self) -> Matrix:
+        """The transposed matrix."""
+        return _Transposed(self)
+
+    def conj(self) -> Matrix:
+        """Itself: it is real."""
+        return self
+
+    def same_piece(self, other: LocalMap) -> bool:
+        """Whether all gates agree, so that both matrices and offsets are one."""
+        return len(self.gates) == len(other.gates) and all(
+            torch.equal(mine.choice, theirs.choice)
+            for mine, theirs in zip(self.gates, other.gates, strict=True)
+        )
+
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
+        if self._back is None:  # no path from the input to the output
+            return x.new_zeros(self.shape[0], x.shape[1])
+        shape = self._back.shape
+        columns = [self._pulled(self._back, self._unit, v.reshape(shape)) for v in x.unbind(1)]
+        return torch.stack(columns, 1) if columns else x.new_zeros(self.shape[0], 0)
+
+    def _multiply_back(self, u: torch.Tensor) -> torch.Tensor:
+        columns = [self._pulled(self._output, self._x, v) for v in u.unbind(1)]
+        columns = [
+            u.new_zeros(self.shape[1]) if column is None else column.reshape(-1)
+            for column in columns
+        ]
+        return torch.stack(columns, 1) if columns else u.new_zeros(self.shape[1], 0)
+
+    def _pulled(
+        self, output: torch.Tensor, source: torch.Tensor, v: torch.Tensor, **options: bool
+    ) -> torch.Tensor | None:
+        if not output.requires_grad:
+            return None
+        options = {"retain_graph": True, "allow_unused": True} | options
+        (gradient,) = torch.autograd.grad(output, source, v, **options)
+        return gradient
+
+    def __repr__(self) -> str:
+        rows, cols = self.shape
+        return f"LocalMap({rows}x{cols}, {len(self.gates)} gates and selections)"
+
+
+class _Transposed(Matrix):
+    def __init__(self, matrix: LocalMap) -> None:
+        self.matrix, self.shape = matrix, matrix.shape[::-1]
+        self.dtype, self.device = matrix.dtype, matrix.device
+
+    @property
+    def T(self) -> Matrix:
+        return self.matrix
+
+    def conj(self) -> Matrix:
+        return self
+
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
+        return self.matrix._multiply_back(x)
+
+
+def local_map(model: nn.Module, x: torch.Tensor) -> LocalMap:
+    r"""The matrix A(x) and the offset b(x) of a piecewise linear network around one input.
+
+    $f(x') = A x' + b$ for every x' for which all gates stay as they are; A is the Jacobian there.
+    Only such networks have one: convolutions, linear layers, averages, maxima, ReLU and its kin,
+    batch normalisation in eval mode, sums, concatenations, reshapes.
+
+    Args:
+        model: The network.
+        x: One input, without the batch axis, of the type of the parameters.
+
+    Returns:
+        A :class:`sparsemat.networks.LocalMap` of shape ``(y.numel(), x.numel())``; it holds the
+        intermediate results of the run.
+
+    Raises:
+        TypeError: ``x`` is no tensor of floating-point numbers, the output is no tensor, or an
+            operation is not piecewise linear in x; the message names it and the part.
+
+    Source: chapter "A CNN as one matrix".
+    """
+    if not torch.is_tensor(x) or not x.is_floating_point():
+        kind = x.dtype if torch.is_tensor(x) else type(x).__name__
+        raise TypeError(f"x must be a tensor of floating-point numbers, got {kind}")
+    with torch.enable_grad():
+        x = x.detach().clone()[None].requires_grad_()
+        watch = Watch(x, model)
+        with watch.watching():
+            output = model(x)
+            watch.check(output)
+        if not torch.is_tensor(output):
+            raise TypeError(f"the network must return a tensor, got {type(output).__name__}")
+        return LocalMap(x, output, tuple(watch.gates))

@@ -1,0 +1,209 @@
+"""The tables of a product over gathered rows: arrays, or made of those of Kronecker factors.
+
+A table of tables is again one: groups, outputs, slots and positions of a Kronecker product are
+mixed-radix numbers of the factors'. So a convolution's tables are computed for a block when it is
+needed, from those of its channels and axes, and none of the size of the image is kept.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from ..kronecker import KroneckerPattern
+from ..pattern import Pattern
+from .detect import MOST_FILL, Arrays, detect
+
+
+class Tables:
+    """``y[rows[g, m, l]] = sum_k theta[params[g, m, k]] * x[cols[g, k, l]]``, part by part.
+
+    Args:
+        factors: The tables of each Kronecker factor; one for a pattern that is none.
+        shapes: Shape of each factor.
+        counts: Parameters of each factor.
+        labels: As of a :class:`~sparsemat.kronecker.KroneckerPattern`.
+
+    Attributes:
+        sizes: ``(G, M, K, L)``.
+    """
+
+    def __init__(
+        self,
+        factors: list[Arrays],
+        shapes: list[tuple[int, int]],
+        counts: list[int],
+        labels: np.ndarray | None = None,
+    ) -> None:
+        self.factors, self.shapes, self.counts, self.labels = factors, shapes, counts, labels
+        self.sizes = tuple(prod(size) for size in zip(*map(_sizes, factors), strict=True))
+        self.reads_absent = any((f.cols < 0).any() for f in factors)
+
+    @property
+    def slots_of(self) -> np.ndarray:
+        """A number for each group, int64 ``(G,)``, equal where the same slots are present."""
+        number = np.zeros(1, dtype=np.int64)
+        for factor in self.factors:  # a factor's absent slots are its last
+            width = (factor.params[:, 0] >= 0).sum(1)
+            number = np.add.outer(number * (factor.params.shape[2] + 1), width).reshape(-1)
+        return number
+
+    def rows(self) -> np.ndarray:
+        """Row written by each output at each position, int64 ``(G, M, L)``."""
+        rows = np.zeros((1, 1, 1), dtype=np.int64)
+        for factor, (height, _) in zip(self.factors, self.shapes, strict=True):
+            rows = _outer(rows, factor.rows, height)
+        return rows
+
+    def cols(self, groups: slice, positions: slice) -> np.ndarray:
+        """Columns read, int64 ``(g, K, l)``; -1 where absent."""
+        cols = np.zeros((groups.stop - groups.start, 1, positions.stop - positions.start), int)
+        group = self._digits(0, np.arange(groups.start, groups.stop))
+        place = self._digits(3, np.arange(positions.start, positions.stop))
+        parts = zip(self.factors, self.shapes, group, place, strict=True)
+        for factor, (_, width), g, at in parts:
+            part = factor.cols[g[:, None], :, at].transpose(0, 2, 1)
+            cols = _with_absent(cols[:, :, None], part[:, None], width)
+            cols = cols.reshape(len(g), -1, len(at))
+        return cols
+
+    def params(self, groups: slice) -> np.ndarray:
+        """Parameters, int64 ``(g, M, K)``; -1 where absent."""
+        group = self._digits(0, np.arange(groups.start, groups.stop))
+        params = np.zeros((groups.stop - groups.start, 1, 1), dtype=np.int64)
+        for factor, count, g in zip(self.factors, self.counts, group, strict=True):
+            part = factor.params[g]
+            params = _with_absent(params[:, :, None, :, None], part[:, None, :, None], count)
+            params = params.reshape(len(g), -1, params.shape[3] * params.shape[4])
+        if self.labels is not None:
+            params = np.where(params < 0, -1, self.labels[params])
+        return params
+
+    def _digits(self, axis: int, numbers: np.ndarray) -> tuple[np.ndarray, ...]:
+        sizes = [_sizes(f)[axis] for f in self.factors]
+        return np.unravel_index(numbers, sizes)
+
+
+class UntiedTables:
+    """The tables of the same pattern with a parameter for every triple: a group a position.
+
+    Args:
+        tied: Tables of the tied pattern.
+        first: The parameter of the first triple of every row, in the order of ``tied.rows()``.
+    """
+
+    labels = None
+
+    def __init__(self, tied: Tables, first: np.ndarray) -> None:
+        groups, outputs, slots, positions = tied.sizes
+        self.tied, self.sizes = tied, (groups * positions, outputs, slots, 1)
+        self.first = np.moveaxis(first, 1, 2).reshape(-1, outputs)
+        self.reads_absent = tied.reads_absent
+
+    @property
+    def slots_of(self) -> np.ndarray:
+        """A number for each group, equal where the same slots are present."""
+        step = self.tied.sizes[3]
+        starts = range(0, self.sizes[0], step)
+        return np.concatenate([(self._read(slice(g, g + step)) >= 0).sum(1) for g in starts])
+
+    def rows(self) -> np.ndarray:
+        """Row written by each output, int64 ``(G, M, 1)``."""
+        return np.moveaxis(self.tied.rows(), 1, 2).reshape(-1, self.sizes[1], 1)
+
+    def cols(self, groups: slice, positions: slice) -> np.ndarray:
+        """Columns read, int64 ``(g, K, 1)``: present ones first, -1 after them."""
+        read = self._read(groups)
+        order = np.argsort(read < 0, axis=1, kind="stable")
+        return np.take_along_axis(read, order, 1)[:, :, None]
+
+    def params(self, groups: slice) -> np.ndarray:
+        """Parameters, int64 ``(g, M, K)``; -1 where absent."""
+        width = (self._read(groups) >= 0).sum(1)
+        slot = np.arange(self.sizes[2])
+        params = self.first[groups, :, None] + slot
+        return np.where(slot < width[:, None, None], params, -1)
+
+    def _read(self, groups: slice) -> np.ndarray:
+        """Columns of some positions, ``(g, K)``, in the order of the slots."""
+        positions = self.tied.sizes[3]
+        numbers, parts = range(groups.start, groups.stop), []
+        for group in range(numbers.start // positions, (numbers.stop - 1) // positions + 1):
+            start = max(numbers.start - group * positions, 0)
+            stop = min(numbers.stop - group * positions, positions)
+            part = self.tied.cols(slice(group, group + 1), slice(start, stop))[0].T
+            parts.append(part)
+        return np.concatenate(parts)
+
+
+def find(pattern: Pattern) -> Tables | UntiedTables | None:
+    """The tables of a pattern from its factors, or found in its triples; None where irregular."""
+    if isinstance(pattern, KroneckerPattern) and pattern.nnz:
+        made = _of_factors(pattern)
+        if made is not None:
+            return made
+    arrays = detect(pattern)
+    if arrays is None or arrays.rows[0].size == 1:
+        return None
+    return Tables([arrays], [pattern.shape], [pattern.num_parameters])
+
+
+def _of_factors(pattern: KroneckerPattern) -> Tables | UntiedTables | None:
+    factors = _flat(pattern)
+    if factors is None:
+        return None
+    arrays = [detect(factor) for factor in factors]
+    if any(a is None for a in arrays):
+        return None
+    shapes, counts = [f.shape for f in factors], [f.num_parameters for f in factors]
+    tables = Tables(arrays, shapes, counts, pattern.labels)
+    groups, outputs, slots, positions = tables.sizes
+    if groups * outputs * slots * positions > MOST_FILL * pattern.nnz:
+        return None
+    if pattern.tied:
+        return None if outputs * positions == 1 else tables
+    if outputs == 1 or pattern.major != "row" or not all(a.in_order for a in arrays):
+        return None
+    return UntiedTables(tables, _first_parameters(pattern)[tables.rows()])
+
+
+def _first_parameters(pattern: KroneckerPattern) -> np.ndarray:
+    """Number of the first triple of each row, in the order in which they are written out."""
+    heights = [f.shape[0] for f in pattern.factors]
+    rows = np.arange(pattern.shape[0]).reshape(heights).transpose(pattern.order).reshape(-1)
+    counts = pattern.row_counts[rows]
+    first = np.empty(len(rows), dtype=np.int64)
+    first[rows] = np.cumsum(counts) - counts
+    return first
+
+
+def _flat(pattern: KroneckerPattern) -> list[Pattern] | None:
+    """The factors, with those of factors that are tied products in their place."""
+    flat = []
+    for factor in pattern.factors:
+        if isinstance(factor, KroneckerPattern):
+            if not factor.tied or factor.labels is not None:
+                return None
+            inner = _flat(factor)
+            if inner is None:
+                return None
+            flat += inner
+        else:
+            flat.append(factor)
+    return flat
+
+
+def _sizes(arrays: Arrays) -> tuple[int, int, int, int]:
+    return *arrays.params.shape, arrays.cols.shape[2]
+
+
+def _with_absent(left: np.ndarray, right: np.ndarray, base: int) -> np.ndarray:
+    return np.where((left < 0) | (right < 0), -1, left * base + right)
+
+
+def _outer(left: np.ndarray, right: np.ndarray, base: int) -> np.ndarray:
+    """Mixed-radix sums of two ``(G, M, L)`` tables, each axis a mixed-radix number too."""
+    grid = left[:, None, :, None, :, None] * base + right[None, :, None, :, None]
+    shape = [a * b for a, b in zip(left.shape, right.shape, strict=True)]
+    return grid.reshape(shape)

@@ -1,0 +1,265 @@
+"""What every structured matrix is: a product of patterns filled with parameters."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..lazy import Chain
+from ..matrix import SparseMatrix
+from ..pattern import Pattern
+
+
+class Projection(NamedTuple):
+    """A member of a class that is near to a given matrix.
+
+    Attributes:
+        matrix: The member.
+        error: Frobenius norm of the difference over that of the given matrix.
+        guarantee: ``"exact"`` if a theorem says that no member is nearer; else ``"local"``.
+    """
+
+    matrix: StructuredMatrix
+    error: float
+    guarantee: str
+
+
+class StructuredMatrix(nn.Module):
+    r"""A matrix W that is a product of patterns filled with parameters.
+
+    The parameters are tensors of the shapes that the fast product wants; :meth:`factors` gives the
+    same matrix as sparse factors. Called on vectors it multiplies them; nothing of the size of W is
+    formed. Everything is differentiable, to every order, with respect to parameters and vectors.
+
+    Attributes:
+        shape: ``(rows, columns)``.
+        structure: The arguments that, beside the shape, make a matrix of the same kind.
+        guarantee: What :meth:`project` promises, ``"exact"`` or ``"local"``.
+    """
+
+    guarantee = "exact"
+
+    def __init__(self, shape: tuple[int, int], **structure: Any) -> None:
+        super().__init__()
+        if len(shape) != 2 or min(shape) < 1:
+            raise ValueError(f"shape must be two positive sizes, got {shape}")
+        self.shape = (int(shape[0]), int(shape[1]))
+        self.structure = structure
+
+    def extra_repr(self) -> str:
+        """Shape and structure, for ``repr``."""
+        rows, cols = self.shape
+        return ", ".join([f"{rows}x{cols}", *(f"{k}={v!r}" for k, v in self.structure.items())])
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        raise NotImplementedError
+
+    def product(self, x: Tensor) -> Tensor:
+        """The fast product: x of shape ``(n, columns)`` to ``(n, rows)``."""
+        raise NotImplementedError
+
+    def patterns(self) -> tuple[Pattern, ...]:
+        """Patterns whose product, filled with :meth:`thetas`, is W; leftmost first."""
+        raise NotImplementedError
+
+    def thetas(self) -> tuple[Tensor, ...]:
+        """The parameters of each pattern."""
+        return tuple(self.parameters())
+
+    @property
+    def einsum(self) -> str:
+        """The product as a string of ``torch.einsum`` for :meth:`operands` and x with an axis B."""
+        raise NotImplementedError
+
+    def operands(self) -> tuple[Tensor, ...]:
+        """What the einsum string multiplies with x: the parameters, and constants if any."""
+        return tuple(self.parameters())
+
+    @property
+    def dof(self) -> int:
+        """Number of identifiable parameters, the largest rank of the Jacobian of the entries."""
+        raise NotImplementedError
+
+    @property
+    def macs(self) -> int:
+        """Multiplications of the fast product for one vector."""
+        raise NotImplementedError
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the parameters."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.parameters()).device
+
+    @cached_property
+    def _patterns(self) -> tuple[Pattern, ...]:
+        return self.patterns()
+
+    def factors(self) -> tuple[SparseMatrix, ...]:
+        """Sparse matrices whose product is W, leftmost first; one alone if W is linear in theta."""
+        pairs = zip(self._patterns, self.thetas(), strict=True)
+        return tuple(SparseMatrix(pattern, theta) for pattern, theta in pairs)
+
+    def matrix(self) -> SparseMatrix | Chain:
+        """W as a matrix of the library: the lazy product of its factors."""
+        factors = self.factors()
+        return factors[0] if len(factors) == 1 else Chain(*factors)
+
+    @property
+    def T(self) -> SparseMatrix | Chain:
+        """The transposed matrix, as the lazy product of the transposed factors."""
+        return self.matrix().T
+
+    def to_dense(self) -> Tensor:
+        """The dense tensor of shape ``shape``."""
+        return self.product(torch.eye(self.shape[1], dtype=self.dtype, device=self.device)).mT
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply every vector by the matrix.
+
+        Args:
+            x: Shape ``(..., columns)``.
+
+        Returns:
+            Tensor of shape ``(..., rows)``.
+
+        Raises:
+            ValueError: x has another last axis.
+        """
+        rows, cols = self.shape
+        if x.ndim == 0 or x.shape[-1] != cols:
+            raise ValueError(
+                f"x must have shape (..., columns) with columns={cols}, got {tuple(x.shape)}"
+            )
+        if x.numel() == 0:  # transforms refuse an empty batch
+            return x.new_zeros(*x.shape[:-1], rows)
+        return self.product(x.reshape(-1, cols)).reshape(*x.shape[:-1], rows)
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        """``W @ x`` for x of shape ``(columns,)`` or ``(columns, n)``."""
+        if x.ndim not in (1, 2) or x.shape[0] != self.shape[1]:
+            raise ValueError(
+                f"x must have shape (columns,) or (columns, n) with columns={self.shape[1]}, "
+                f"got {tuple(x.shape)}"
+            )
+        return self.product(x[None])[0] if x.ndim == 1 else self.product(x.mT).mT
+
+    def lr_multipliers(self) -> dict[str, float]:
+        """What to multiply the learning rate of a dense layer with, parameter by parameter."""
+        return {name: 1.0 for name, _ in self.named_parameters()}
+
+    @classmethod
+    def project(cls, dense: Tensor, **structure: Any) -> Projection:
+        """A member near to a given matrix; see ``guarantee`` for how near.
+
+        Args:
+            dense: The matrix.
+            structure: The arguments of the class beside the shape.
+
+        Raises:
+            TypeError: No projection to this class is known.
+        """
+        if dense.ndim != 2:
+            raise ValueError(f"a matrix must have two axes, got shape {tuple(dense.shape)}")
+        member = cls(tuple(dense.shape), **structure).to(dense)
+        with torch.no_grad():
+            member._fit(dense.detach())
+            error = (member.to_dense() - dense).norm() / dense.norm()
+        return Projection(member, float(error), cls.guarantee)
+
+    def _fit(self, dense: Tensor) -> None:
+        raise TypeError(f"no projection to {type(self).__name__} is known")
+
+
+class StructuredLinear(nn.Module):
+    r"""$y=Wx+b$ for a structured matrix W; its parameters are those of W, and the bias.
+
+    Args:
+        matrix: W.
+        bias: Whether to add a number to every output; it starts at zero.
+    """
+
+    def __init__(self, matrix: StructuredMatrix, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = matrix
+        zeros = torch.zeros(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
+        self.register_parameter("bias", nn.Parameter(zeros) if bias else None)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, kind: type[StructuredMatrix], **structure: Any) -> Self:
+        """The layer whose matrix is the projection of a dense layer's weight; the bias is copied.
+
+        Args:
+            linear: The dense layer.
+            kind: The class of the matrix, :class:`LowRank` for instance.
+            structure: Its arguments beside the shape.
+        """
+        layer = cls(kind.project(linear.weight, **structure).matrix, linear.bias is not None)
+        if linear.bias is not None:
+            with torch.no_grad():
+                layer.bias.copy_(linear.bias)
+        return layer
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the matrix."""
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the matrix."""
+        return self.weight.shape[0]
+
+    def matrix(self) -> SparseMatrix | Chain:
+        """The weight matrix as the lazy product of its factors; the bias is no part of it."""
+        return self.weight.matrix()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply vectors of shape ``(..., in_features)`` and add the bias."""
+        y = self.weight(x)
+        return y if self.bias is None else y + self.bias
+
+
+def parameter_groups(module: nn.Module, lr: float) -> list[dict[str, Any]]:
+    """Groups for an optimizer: every parameter with its own learning rate.
+
+    Args:
+        module: A network; parameters of structured matrices get the rate of
+            :meth:`StructuredMatrix.lr_multipliers`, all others ``lr``.
+        lr: The learning rate of a dense layer.
+    """
+    rates: dict[nn.Parameter, float] = dict.fromkeys(module.parameters(), lr)
+    for part in module.modules():
+        if isinstance(part, StructuredMatrix):
+            own = dict(part.named_parameters())
+            rates |= {own[name]: lr * factor for name, factor in part.lr_multipliers().items()}
+    return [{"params": [p], "lr": rate} for p, rate in rates.items()]
+
+
+def core_std(fan_in: int, fan_out: int) -> float:
+    """Standard deviation of a core's entries: the spectral rule of arXiv 2406.06248."""
+    return fan_in**-0.5 * min(1.0, (fan_out / fan_in) ** 0.5)
+
+
+def divide(name: str, size: int, parts: int) -> int:
+    """``size // parts``.
+
+    Raises:
+        ValueError: The parts do not divide the size; both are named.
+    """
+    if parts < 1 or size % parts:
+        raise ValueError(f"{name} must be divided by its number of blocks, got {size} and {parts}")
+    return size // parts

@@ -1,0 +1,122 @@
+"""Block sparse matrices: a grid of small dense blocks, most of them absent."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..pattern import Pattern
+from .base import StructuredMatrix, divide
+from .patterns import einsum_pattern
+
+
+class BlockSparse(StructuredMatrix):
+    r"""The blocks of a grid that a mask keeps: $W=\sum_kE_{I_kJ_k}\otimes\theta_k$.
+
+    Args:
+        shape: ``(rows, columns)``.
+        mask: Which blocks are kept: booleans, one a block, at least one True. Its shape divides
+            ``shape``.
+
+    Raises:
+        ValueError: The mask is not boolean with two axes, keeps nothing, or does not divide.
+
+    Source: arXiv 2507.03117 (BLaST).
+    """
+
+    def __init__(self, shape: tuple[int, int], mask: Tensor) -> None:
+        super().__init__(shape, mask=mask)
+        if mask.ndim != 2 or mask.dtype != torch.bool or not mask.any():
+            raise ValueError(
+                "mask must be booleans with two axes that keep a block, "
+                f"got {mask.dtype} of shape {tuple(mask.shape)} with {int(mask.sum())} kept"
+            )
+        self.grid = tuple(mask.shape)
+        self.block = (
+            divide("rows", shape[0], mask.shape[0]),
+            divide("columns", shape[1], mask.shape[1]),
+        )
+        block_row, block_col = mask.nonzero(as_tuple=True)
+        self.register_buffer("block_row", block_row)
+        self.register_buffer("block_col", block_col)
+        self.blocks = nn.Parameter(torch.empty(len(block_row), *self.block))
+        self.reset_parameters()
+
+    def extra_repr(self) -> str:
+        """Shape, block and the number kept, for ``repr``."""
+        (rows, cols), (b, d) = self.shape, self.block
+        kept, every = len(self.block_row), self.grid[0] * self.grid[1]
+        return f"{rows}x{cols}, {kept} of {every} blocks of {b}x{d}"
+
+    @staticmethod
+    def largest(dense: Tensor, block: tuple[int, int], kept: int) -> Tensor:
+        """The mask of the ``kept`` blocks of largest norm: no other mask loses less.
+
+        Args:
+            dense: A matrix.
+            block: Rows and columns of a block.
+            kept: Number of blocks.
+
+        Raises:
+            ValueError: The blocks do not divide the matrix, or there are not so many.
+        """
+        rows, cols = dense.shape
+        a, c = rows // block[0], cols // block[1]
+        if a * block[0] != rows or c * block[1] != cols or not 1 <= kept <= a * c:
+            raise ValueError(
+                f"{kept} blocks of {tuple(block)} cannot be kept of a {rows}x{cols} matrix"
+            )
+        norms = dense.reshape(a, block[0], c, block[1]).square().sum((1, 3)).flatten()
+        mask = torch.zeros(a * c, dtype=torch.bool, device=dense.device)
+        mask[norms.topk(kept).indices] = True
+        return mask.view(a, c)
+
+    def reset_parameters(self) -> None:
+        """Gaussian, by the number of stored entries in a row, so that the variance is kept."""
+        stored = self.block_row.bincount(minlength=self.grid[0])[self.block_row] * self.block[1]
+        with torch.no_grad():
+            self.blocks.normal_().mul_(stored.to(self.blocks)[:, None, None] ** -0.5)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Gather blocks of x, one small product each, add up by block row."""
+        (a, c), (b, d) = self.grid, self.block
+        gathered = x.mT.contiguous().view(c, d, len(x)).index_select(0, self.block_col)
+        products = self.blocks @ gathered
+        y = products.new_zeros(a, b, len(x)).index_add(0, self.block_row, products)
+        return y.reshape(a * b, len(x)).mT
+
+    def patterns(self) -> tuple[Pattern, ...]:
+        """One pattern: a parameter of its own for every stored entry."""
+        (b, d), kept = self.block, len(self.block_row)
+        inside = einsum_pattern("kij -> ki, kj", k=kept, i=b, j=d)
+        at, within = inside.row // b, inside.row % b
+        row = self.block_row.cpu().numpy()[at] * b + within
+        col = self.block_col.cpu().numpy()[at] * d + inside.col % d
+        return (Pattern(self.shape, row, col, inside.index, inside.num_parameters),)
+
+    @property
+    def einsum(self) -> str:
+        """Blocks, one-hot block rows, one-hot block columns, x."""
+        return "kij,kI,kJ,BJj->BIi"
+
+    def operands(self) -> tuple[Tensor, ...]:
+        """The blocks, and constants that place them."""
+        a, c = self.grid
+        hot = (torch.eye(n).to(self.blocks)[at]
+               for n, at in ((a, self.block_row), (c, self.block_col)))  # fmt: skip
+        return self.blocks, *hot
+
+    @property
+    def dof(self) -> int:
+        """All parameters."""
+        return self.num_parameters
+
+    @property
+    def macs(self) -> int:
+        """As many as there are parameters."""
+        return self.num_parameters
+
+    def _fit(self, dense: Tensor) -> None:
+        (a, c), (b, d) = self.grid, self.block
+        blocks = dense.reshape(a, b, c, d).transpose(1, 2)
+        self.blocks.copy_(blocks[self.block_row, self.block_col])

@@ -1,0 +1,113 @@
+"""What a reader sees of a cell fits its box on a laptop, and names things in words."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+COLUMNS = 74  # of a code box on a screen of 1280 pixels
+HIDDEN = {"remove-cell", "remove-input"}
+RAW = re.compile(r"\bNaN\b|\bnan\b|dtype: |-0\.0+\b(?!\d)|<[\w.]+ object at|\{'[\w-]+': ")
+# Chapters that were written before these rules. A chapter leaves its list once it is clean, and
+# none is added.
+WIDE = frozenset(
+    {
+        "ag_news",
+        "attention",
+        "backward",
+        "cifar10",
+        "cifar100",
+        "claims",
+        "compositions",
+        "converse",
+        "convolution",
+        "cost",
+        "data2matrix",
+        "electricity",
+        "etth1",
+        "index",
+        "mnist",
+        "patterns",
+        "pooling",
+        "ptb",
+        "recurrence",
+        "results",
+        "tiny_imagenet",
+        "wikitext2",
+    }
+)
+RAW_OUTPUT = frozenset(
+    {
+        "ag_news",
+        "cifar10",
+        "cifar100",
+        "compositions",
+        "converse",
+        "data2matrix",
+        "electricity",
+        "etth1",
+        "mnist",
+        "patterns",
+        "ptb",
+        "recurrence",
+        "results",
+        "tiny_imagenet",
+        "wikitext2",
+    }
+)
+
+
+def texts(cell):
+    for output in cell.get("outputs", []):
+        data = output.get("data", {})
+        if output.output_type == "stream":
+            yield output.text
+        elif not any(kind in data for kind in ("image/png", "text/latex", "text/markdown")):
+            yield data.get("text/html") or data.get("text/plain", "")
+
+
+def wide_lines(notebook):
+    found = []
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        tags = set(cell.metadata.get("tags", []))
+        lines = [] if tags & HIDDEN else cell.source.split("\n")
+        if "remove-output" not in tags:
+            lines += [line for t in texts(cell) if not t.startswith("<") for line in t.split("\n")]
+        found += [line for line in lines if len(line) > COLUMNS]
+    return found
+
+
+def raw_outputs(notebook):
+    return [
+        match[0]
+        for cell in notebook.cells
+        if cell.cell_type == "code" and "remove-output" not in cell.metadata.get("tags", [])
+        for text in texts(cell)
+        for match in RAW.finditer(text)
+    ]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("find", "known"),
+    [pytest.param(wide_lines, WIDE, id="wide"), pytest.param(raw_outputs, RAW_OUTPUT, id="raw")],
+)
+def test_cells_are_for_reading(path, find, known):
+    found = find(nbformat.read(path, as_version=4))
+    if path.stem in known:
+        assert found, f"{path.stem} is clean: take it off the list"
+    else:
+        assert found == []
+
+
+def test_both_faults_are_found():
+    cell = nbformat.v4.new_code_cell("x" * 75)
+    cell.outputs = [nbformat.v4.new_output("stream", text="loss    NaN\n")]
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    assert wide_lines(notebook) == ["x" * 75]
+    assert raw_outputs(notebook) == ["NaN"]

@@ -1,0 +1,140 @@
+"""Modules without a matrix layer of their own, as matrices, against torch in float64."""
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+import sparsemat as sm
+
+MODES = {1: ("linear",), 2: ("bilinear", "bicubic"), 3: ("trilinear",)}
+
+
+def image(rng, dims, least=1, most=6):
+    return (rng.randint(1, 3), *(rng.randint(least, most) for _ in range(dims)))
+
+
+def padding(rng):
+    dims = rng.randint(1, 3)
+    name = rng.choice(["ConstantPad", "ZeroPad", "ReflectionPad", "ReplicationPad", "CircularPad"])
+    pads = tuple(rng.randint(-1, 2) for _ in range(2 * dims))
+    more = (rng.choice([0, 1.5]),) if name == "ConstantPad" else ()
+    return getattr(nn, f"{name}{dims}d")(pads, *more), image(rng, dims, 4)
+
+
+def resampling(rng):
+    dims = rng.randint(1, 3)
+    mode = rng.choice(["nearest", "nearest-exact", "area", *MODES[dims]])
+    options = {"align_corners": rng.choice([None, True, False])} if mode in MODES[dims] else {}
+    if rng.random() < 0.5:
+        options["size"] = tuple(rng.randint(1, 9) for _ in range(dims))
+    else:
+        options["scale_factor"] = tuple(rng.choice([0.5, 0.7, 1.3, 2, 3]) for _ in range(dims))
+        options["recompute_scale_factor"] = rng.choice([None, True])
+    return nn.Upsample(mode=mode, **options), image(rng, dims, 2)
+
+
+def reshaping(rng):
+    r, c, h, w = (rng.randint(1, 3) for _ in range(4))
+    taps = {"kernel_size": (r, rng.randint(1, 3)), "dilation": rng.randint(1, 2)}
+    taps |= {"padding": rng.randint(0, 2), "stride": rng.randint(1, 2)}
+    size = 5 + h, 5 + w
+    patches = nn.Unfold(**taps)(torch.empty(1, c, *size)).shape[1:]
+    return rng.choice(
+        [
+            (nn.PixelShuffle(r), (c * r * r, h, w)),
+            (nn.PixelUnshuffle(r), (c, h * r, w * r)),
+            (nn.ChannelShuffle(r), (c * r, h, w)),
+            (nn.Unflatten(1, (c, r)), (c * r, h)),
+            (nn.Unfold(**taps), (c, *size)),
+            (nn.Fold(size, **taps), tuple(patches)),
+        ]
+    )
+
+
+def normalisation(rng):
+    dims = rng.randint(1, 3)
+    shape = image(rng, dims, 2)
+    kind = getattr(nn, f"InstanceNorm{dims}d")
+    norm = kind(shape[0], affine=rng.random() < 0.5, track_running_stats=True).double()
+    norm(torch.randn(4, *shape, dtype=torch.float64))
+    return norm.eval(), shape
+
+
+@pytest.mark.parametrize("make", [padding, resampling, reshaping, normalisation])
+def test_equals_torch(make):
+    rng, checked = random.Random(0), 0
+    torch.manual_seed(0)
+    while checked < 120:
+        module, shape = make(rng)
+        x = torch.randn(1, *shape, dtype=torch.float64)
+        try:
+            y = module(x)
+        except (RuntimeError, ValueError):  # what torch refuses, so do we
+            with pytest.raises(ValueError, match=r"must|only"):
+                sm.to_matrix(module, shape, dtype=torch.float64)
+            continue
+        W, b = sm.to_matrix(module, shape, dtype=torch.float64)
+        got = W @ x.reshape(-1) + b
+        torch.testing.assert_close(got, y.reshape(-1), atol=1e-12, rtol=1e-12, msg=f"{module}")
+        checked += 1
+
+
+def test_average_pool_takes_a_type():
+    module, x = nn.AvgPool2d(2), torch.randn(1, 2, 4, 4, dtype=torch.float64)
+    W, b = sm.to_matrix(module, (2, 4, 4), dtype=torch.float64)
+    torch.testing.assert_close(W @ x.reshape(-1) + b, module(x).reshape(-1))
+
+
+def test_instance_norm_follows_its_parameters():
+    module, x = nn.InstanceNorm2d(2, affine=True, track_running_stats=True), torch.randn(1, 2, 3, 3)
+    W, b = sm.to_matrix(module.eval(), (2, 3, 3))
+    with torch.no_grad():
+        module.weight.fill_(3)
+        module.bias.fill_(-1)
+    torch.testing.assert_close(W @ x.reshape(-1) + b, module(x).reshape(-1))
+
+
+def test_frozen_batch_norm_equals_torchvision():
+    ops = pytest.importorskip("torchvision.ops")
+    module, x = ops.FrozenBatchNorm2d(2).double(), torch.randn(1, 2, 3, 3, dtype=torch.float64)
+    for buffer in module.buffers():
+        buffer.uniform_(0.5, 2)
+    W, b = sm.to_matrix(module, (2, 3, 3))
+    torch.testing.assert_close(W @ x.reshape(-1) + b, module(x).reshape(-1))
+
+
+@pytest.mark.parametrize("kind", ["Embedding", "sum", "mean"])
+def test_embedding_of_one_hot_tokens(kind):
+    tokens = torch.tensor([[3, 0, 3, 1]])
+    x = nn.functional.one_hot(tokens, 5).double()
+    bag = kind != "Embedding"
+    module = nn.EmbeddingBag(5, 3, mode=kind) if bag else nn.Embedding(5, 3)
+    W, b = sm.to_matrix(module.double(), (4, 5))
+    torch.testing.assert_close(W @ x.reshape(-1) + b, module(tokens).reshape(-1))
+
+
+@pytest.mark.parametrize("options", [{"padding_idx": 0}, {"max_norm": 1.0}])
+def test_embedding_refuses_what_is_no_matrix(options):
+    with pytest.raises(ValueError, match="must be None"):
+        sm.to_matrix(nn.Embedding(5, 3, **options), (4, 5))
+
+
+def test_bilinear_names_the_matrix_at_a_fixed_side():
+    with pytest.raises(TypeError, match="one side fixed"):
+        sm.to_matrix(nn.Bilinear(2, 3, 4), (2,))
+
+
+def test_adaptive_average_layer_equals_torch():
+    rng, torch_64 = random.Random(0), torch.float64
+    for _ in range(100):
+        dims = rng.randint(1, 3)
+        shape = image(rng, dims)
+        output = tuple(rng.choice([1, 2, 3, *([None] if dims > 1 else [])]) for _ in range(dims))
+        module = getattr(nn, f"AdaptiveAvgPool{dims}d")(output)
+        layer = sm.from_module(module, shape)
+        x = torch.randn(2, *shape, dtype=torch_64)
+        torch.testing.assert_close(layer(x), module(x))
+        W, b = sm.to_matrix(layer, shape, dtype=torch_64)
+        torch.testing.assert_close(W @ x[0].reshape(-1) + b, module(x[:1]).reshape(-1))

@@ -1,0 +1,183 @@
+"""The local map of piecewise linear networks, against autograd and the networks themselves."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from scipy.sparse.linalg import svds
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models import densenet
+
+import sparsemat as sm
+
+
+class Own(nn.Module):
+    """Functional calls, in-place gates, a residual sum, a concatenation, a maximum."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.act, self.head = nn.ReLU(inplace=True), nn.Linear(32, 5)
+
+    def forward(self, x):
+        y = self.act(self.norm(self.conv(x)))
+        y = F.leaky_relu(y + F.pad(x, (0, 0, 0, 0, 0, 2)), 0.1) / 2
+        y = torch.cat([F.max_pool2d(y, 2), F.avg_pool2d(y, 2)], 1).clamp(-0.3, 0.4)
+        return self.head(y.mean(-1).flatten(1))
+
+
+NETWORKS = {
+    "own code": (Own, (2, 8, 8)),
+    "MLP": (lambda: nn.Sequential(nn.Linear(6, 8), nn.PReLU(), nn.Linear(8, 3)), (6,)),
+    "resnet18": (lambda: torchvision.models.resnet18(weights=None, num_classes=4), (3, 32, 32)),
+    "mobilenet_v2": (
+        lambda: torchvision.models.mobilenet_v2(weights=None, num_classes=4),
+        (3, 32, 32),
+    ),
+    "DenseNet": (lambda: densenet.DenseNet(4, (2, 2), 8, num_classes=4), (3, 32, 32)),
+    "matrix layers": (
+        lambda: sm.from_module(
+            nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()), (2, 8, 8)
+        ),
+        (2, 8, 8),
+    ),
+}
+each = pytest.mark.parametrize("make, shape", NETWORKS.values(), ids=NETWORKS)
+
+
+def made(make, shape):
+    torch.manual_seed(0)
+    module = make().double().eval()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.5, 2)
+    return module, torch.randn(shape, dtype=torch.float64)
+
+
+@each
+def test_rows_and_products_are_those_of_the_jacobian(make, shape):
+    module, x = made(make, shape)
+    a = sm.local_map(module, x)
+    assert torch.equal(a.y, module(x[None]).detach().reshape(-1))
+    v = torch.randn(x.numel(), 2, dtype=torch.float64)
+    _, along = torch.func.jvp(lambda x: module(x[None]).reshape(-1), (x,), (v[:, 0].view(shape),))
+    scale = along.abs().max()
+    assert (a @ v - (a @ v)).abs().max() == 0
+    assert ((a @ v)[:, 0] - along).abs().max() <= 1e-12 * scale
+    source = x.clone().requires_grad_()
+    y = module(source[None]).reshape(-1)
+    for i in (0, len(y) - 1):
+        (row,) = torch.autograd.grad(y[i], source, retain_graph=True)
+        assert (a.row(i) - row.reshape(-1)).abs().max() <= 1e-12 * row.abs().max()
+    u = torch.randn(len(y), dtype=torch.float64)
+    torch.testing.assert_close(u @ (a @ v), (a.T @ u) @ v)
+    assert (a @ x.reshape(-1) + a.offset - a.y).abs().max() <= 1e-12 * a.y.abs().max()
+
+
+@each
+def test_it_is_the_network_as_long_as_no_gate_changes(make, shape):
+    module, x = made(make, shape)
+    a = sm.local_map(module, x)
+    inside = outside = 0
+    for power in range(1, 12):
+        step = 10.0**-power * torch.randn(shape, dtype=torch.float64)
+        b = sm.local_map(module, x + step)
+        if not a.same_piece(b):
+            outside += 1
+            continue
+        inside += 1
+        expected = module((x + step)[None]).detach().reshape(-1)
+        difference = a @ (x + step).reshape(-1) + a.offset - expected
+        assert difference.abs().max() <= 1e-12 * expected.abs().max()
+        assert (a.offset - b.offset).abs().max() <= 1e-11 * expected.abs().max()
+    assert inside >= 2
+    assert not a.same_piece(sm.local_map(module, -x))
+
+
+def test_the_gates_are_those_of_the_parts():
+    module, x = made(Own, (2, 8, 8))
+    gates = sm.local_map(module, x).gates
+    assert [(g.path, g.kind) for g in gates] == [
+        ("act", "relu"),
+        *(("", kind) for kind in ("leaky_relu", "max_pool2d_with_indices", "clamp")),
+    ]
+    assert torch.equal(gates[0].choice, module.norm(module.conv(x[None])) > 0)
+
+
+def test_singular_values_by_scipy():
+    module, x = made(Own, (2, 8, 8))
+    a = sm.local_map(module, x)
+    expected = np.linalg.svd(a.to_dense().numpy(), compute_uv=False)[:2]
+    found = svds(a.linear_operator(), 2, return_singular_vectors=False)
+    np.testing.assert_allclose(np.sort(found)[::-1], expected, rtol=1e-8)
+
+
+class Chosen(nn.Module):
+    """A gate by comparison and one by a detached maximum."""
+
+    def forward(self, x):
+        x = torch.where(x > 0.1, x, 0.3 * x)
+        return x.gather(1, x.detach().topk(2).indices)
+
+
+def test_choices_by_comparison_and_by_index_are_gates():
+    x = torch.tensor([0.5, -1.0, 0.2, 0.4])
+    a = sm.local_map(Chosen(), x)
+    assert torch.equal(a.to_dense(), torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 1.0]]))
+    assert [gate.kind for gate in a.gates] == ["gt", "topk"]
+    assert a.same_piece(sm.local_map(Chosen(), x + 0.01))
+    assert not a.same_piece(sm.local_map(Chosen(), x.flip(0)))
+
+
+class Squared(nn.Module):
+    def forward(self, x):
+        return x * x
+
+
+class Detached(nn.Module):
+    def forward(self, x):
+        return x + x.detach()
+
+
+class Hidden(nn.Module):
+    def forward(self, x):
+        with torch.no_grad():
+            return x.relu()
+
+
+class Divided(nn.Module):
+    def forward(self, x):
+        return 1 / x
+
+
+REFUSED = {
+    r"0: gelu of the input": lambda: nn.Sequential(nn.GELU()),
+    r"1: mul of the input": lambda: nn.Sequential(nn.ReLU(), Squared()),
+    r"0: detach of the input": lambda: nn.Sequential(Detached()),
+    r"0: relu of the input is not piecewise linear, or is hidden": lambda: nn.Sequential(Hidden()),
+    r"0: (div|reciprocal) of the input": lambda: nn.Sequential(Divided()),
+    r"0: native_layer_norm of": lambda: nn.Sequential(nn.LayerNorm(4)),
+    r"_softmax of the input": lambda: nn.Sequential(nn.Softmax(-1)),
+    r"native_batch_norm of": lambda: nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2)).train(),
+    r"0: (native_dropout|empty_like) of the input": lambda: nn.Sequential(nn.Dropout()).train(),
+    r"must return a tensor, got tuple": lambda: nn.RNN(4, 2, nonlinearity="relu"),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_is_not_piecewise_linear_is_named(message):
+    module = REFUSED[message]()
+    x = torch.randn(4) if "RNN" not in repr(module) else torch.randn(3, 4)
+    if "batch_norm" in message:
+        x = torch.randn(3, 4)
+        module = nn.Sequential(nn.Flatten(0, 1), *module)
+    with pytest.raises(TypeError, match=message):
+        sm.local_map(module, x)
+    assert not any(part._forward_hooks for part in module.modules())
+
+
+def test_an_input_of_integers_is_refused():
+    with pytest.raises(TypeError, match=r"floating-point numbers, got torch\.int64"):
+        sm.local_map(nn.Identity(), torch.arange(3))

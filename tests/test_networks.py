@@ -1,0 +1,326 @@
+"""Whole networks to networks of matrix layers, against the networks themselves."""
+
+import io
+import warnings
+from copy import deepcopy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models import densenet, swin_transformer, vision_transformer
+
+import sparsemat as sm
+from sparsemat.convert.sizes import PerSize
+
+
+@pytest.fixture(autouse=True)
+def in_double_precision():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(before)
+
+
+def check_equal(module, network, *args, **kwargs):
+    """Output and parameter gradients agree to 1e-10 of the largest."""
+    seed = torch.get_rng_state()
+    results = []
+    for net in (module, network):
+        torch.set_rng_state(seed)
+        y = net(*args, **kwargs)
+        y = y if torch.is_tensor(y) else y[0] if isinstance(y, tuple) else y["out"]
+        weight = torch.linspace(-1, 1, y.numel()).view_as(y)
+        named = dict(net.named_parameters())
+        grads = torch.autograd.grad((weight * y).sum(), list(named.values()), allow_unused=True)
+        results.append((y, dict(zip(named, grads, strict=True))))
+    (y, grads), (actual, mine) = results
+    assert (y - actual).abs().max() <= 1e-10 * y.abs().max()
+    assert set(grads) == set(mine)
+    largest = max(grad.abs().max() for grad in grads.values() if grad is not None)
+    for name, grad in grads.items():
+        assert (grad is None) == (mine[name] is None), name
+        if grad is not None:
+            assert (grad - mine[name]).abs().max() <= 1e-10 * largest, name
+
+
+class Shared(nn.Module):
+    """Own Python code: residual sums, a pool at two sizes, tied weights, a branch."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.third = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.third.weight = self.second.weight
+        self.pool, self.norm = nn.AvgPool2d(2), nn.BatchNorm2d(4)
+        self.maximum = nn.MaxPool2d(2)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x, scale=1.0):
+        x = self.norm(F.relu(self.first(x)))
+        x = self.maximum(x + self.second(x)) * scale
+        x = self.pool(x)
+        x = torch.cat([self.second(x), self.third(x)], 1)[:, 2:6]
+        return self.head(self.maximum(x).flatten(1) if x.shape[-1] > 2 else x.flatten(1))
+
+
+def torchvision_model(name, **options):
+    return getattr(torchvision.models, name)(weights=None, **options)
+
+
+NETWORKS = {
+    "own code": (Shared, (1, 16, 16)),
+    "resnet18": (lambda: torchvision_model("resnet18"), (3, 32, 32)),
+    "squeezenet1_1": (lambda: torchvision_model("squeezenet1_1"), (3, 32, 32)),
+    "shufflenet_v2_x0_5": (lambda: torchvision_model("shufflenet_v2_x0_5"), (3, 32, 32)),
+    "mobilenet_v3_small": (lambda: torchvision_model("mobilenet_v3_small"), (3, 32, 32)),
+    "a small DenseNet": (lambda: densenet.DenseNet(8, (2, 2), 8, num_classes=5), (3, 32, 32)),
+    "a small ViT": (
+        lambda: vision_transformer.VisionTransformer(16, 8, 2, 2, 16, 32, num_classes=5),
+        (3, 16, 16),
+    ),
+    "a small Swin": (
+        lambda: swin_transformer.SwinTransformer([4, 4], 8, [2, 2], [2, 2], [4, 4]),
+        (3, 32, 32),
+    ),
+    "TransformerEncoder": (
+        lambda: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), 2
+        ),
+        (5, 8),
+    ),
+    "RNN inside": (lambda: Recurrent(nn.RNN(3, 4, 2, batch_first=True)), (6, 3)),
+}
+
+
+class Recurrent(nn.Module):
+    def __init__(self, rnn):
+        super().__init__()
+        self.rnn, self.head = rnn, nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+def converted(module, *args, **options):
+    """A conversion that may report parts that never ran (Swin reads weights)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return sm.from_module(module, *args, **options)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("make, shape", NETWORKS.values(), ids=NETWORKS)
+def test_output_and_gradients_are_those_of_the_network(make, shape, training):
+    module = make().train(training)
+    state = torch.get_rng_state()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    network = converted(module, shape)
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert list(network.state_dict()) == list(before)
+    assert network.training == training
+    check_equal(module, network, torch.randn(2, *shape))
+    module.load_state_dict(network.state_dict())
+
+
+def test_every_convolution_and_pooling_is_a_matrix_layer():
+    network = sm.from_module(torchvision_model("resnet18").eval(), (3, 32, 32))
+    stock = [p for p in network.modules() if type(p) in (nn.Conv2d, nn.MaxPool2d)]
+    own = [p for p in network.modules() if isinstance(p, (sm.Conv2d, sm.MaxPool2d))]
+    assert not stock and len(own) == 21
+    assert network.layer1[0].conv1.matrix().shape == (64 * 64, 64 * 64)
+
+
+class Seq2Seq(nn.Module):
+    def __init__(self, batch_first):
+        super().__init__()
+        sizes = {"d_model": 8, "nhead": 2, "dim_feedforward": 16, "batch_first": batch_first}
+        layers = {"num_encoder_layers": 1, "num_decoder_layers": 1, "dropout": 0.0}
+        self.transformer = nn.Transformer(**sizes, **layers)
+
+    def forward(self, source, target, padding=None):
+        mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return self.transformer(source, target, tgt_mask=mask, src_key_padding_mask=padding)
+
+
+def test_a_transformer_with_masks_and_named_arguments():
+    module = Seq2Seq(batch_first=True)
+    example = {"source": torch.randn(2, 5, 8), "target": torch.randn(2, 4, 8)}
+    example["padding"] = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    network = sm.from_module(module, example)
+    assert sum(isinstance(p, sm.MultiheadAttention) for p in network.modules()) == 3
+    check_equal(module, network, **example)
+    check_equal(module.eval(), network.eval(), **example)
+
+
+def test_a_transformer_decoder_with_a_tuple_of_inputs():
+    module = nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 16, dropout=0), 2)
+    target, memory = torch.randn(4, 2, 8), torch.randn(6, 2, 8)
+    network = sm.from_module(module, (target, memory))
+    check_equal(module, network, target, memory)
+
+
+def test_what_is_shared_stays_shared():
+    module = Shared()
+    network = sm.from_module(module, (1, 16, 16))
+    assert network.third.weight is network.second.weight
+    assert network.second.weight is not module.second.weight
+    assert isinstance(network.second, PerSize) and isinstance(network.first, sm.Conv2d)
+    copy = deepcopy(network).to(torch.float32).double()
+    assert copy.third.weight is copy.second.weight
+    for layer in copy.second.by_size.values():
+        assert layer.weight is copy.second.weight
+    network.eval()
+    assert not any(layer.training for layer in network.second.by_size.values())
+
+
+def test_a_network_trains_saves_and_loads():
+    network = sm.from_module(Shared(), (1, 16, 16))
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    x = torch.randn(4, 1, 16, 16)
+    losses = []
+    for _ in range(4):
+        loss = network(x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    stored = io.BytesIO()
+    torch.save(network.eval(), stored)
+    stored.seek(0)
+    loaded = torch.load(stored, weights_only=False)
+    torch.testing.assert_close(loaded(x), network(x))
+
+
+def test_a_filter_chooses_the_parts():
+    network = sm.from_module(
+        torchvision_model("resnet18").eval(), (3, 32, 32), only=lambda path, _: "layer1" in path
+    )
+    own = {path for path, p in network.named_modules() if isinstance(p, sm.Conv2d)}
+    assert own == {f"layer1.{i}.conv{k}" for i in (0, 1) for k in (1, 2)}
+
+
+def test_untied_networks_compute_the_same():
+    module = densenet.DenseNet(4, (2,), 4, bn_size=1, num_classes=2).eval()
+    network = sm.from_module(module, (3, 16, 16), tied=False)
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(network(x), module(x))
+    conv = network.features.conv0
+    assert conv.weight.shape == (conv.pattern.nnz,)
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.never = nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3)
+        self.used = nn.Conv2d(1, 1, 3)
+
+    def forward(self, x):
+        return F.conv2d(self.used(x), self.conv.weight)
+
+
+class Hidden(nn.Module):
+    """A part that is called through a list, which torch does not see."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3)
+        self.parts = [self.conv]
+
+    def forward(self, x):
+        return self.parts[0](x)
+
+
+@pytest.mark.parametrize("kind, names", [(Functional, "conv, never$"), (Hidden, "conv$")])
+def test_a_part_that_no_matrix_layer_multiplies_for_is_reported(kind, names):
+    module = kind()
+    with pytest.warns(UserWarning, match=f"did not run as parts.*: {names}"):
+        network = sm.from_module(module, (1, 8, 8))
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(network(x), module(x))
+
+
+def with_hook():
+    module = nn.Sequential(nn.ReLU(), nn.Sequential(nn.Conv2d(1, 1, 3)))
+    module[1][0].register_forward_hook(lambda *_: None)
+    return module
+
+
+def with_patch():
+    module = nn.Sequential(nn.Conv2d(1, 1, 3))
+    module[0].forward = lambda x: x
+    return module
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+BAD = {
+    "1.0: Conv2d computes something else than Conv2d: its forward_hooks .* only": with_hook,
+    "0: Conv2d computes something else than Conv2d: its forward was": with_patch,
+    "0: Doubled computes something else than Conv2d: .*leave it out with only": lambda: (
+        nn.Sequential(Doubled(1, 1, 3))
+    ),
+    "there is no matrix layer for Sequential": lambda: nn.Sequential(nn.Bilinear(1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_what_cannot_be_exchanged_is_named_with_its_path(message):
+    module = BAD[message]()
+    example = torch.randn(1, 1, 8, 8)
+    if "Bilinear" in repr(module):
+        module[0].forward = lambda x: x
+    with pytest.raises(TypeError, match=message):
+        sm.from_module(module, example)
+
+
+BAD_VALUES = {
+    "1 .MaxPool2d.: .*return_indices=False, got True": (
+        lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.MaxPool2d(2, return_indices=True)),
+        {},
+    ),
+    "pool .*tied=False needs images of one size|got .*16.* and .*4": (Shared, {"tied": False}),
+    "causal needs one of MultiheadAttention": (Shared, {"causal": True}),
+    "0 .ParametrizedConv2d.: .*needs parameters of its own": (
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 3))),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BAD_VALUES)
+def test_what_does_not_fit_is_named_with_its_path(message):
+    make, options = BAD_VALUES[message]
+    module = make()
+    if options == {"tied": False}:
+        module.third.weight = nn.Parameter(module.third.weight.detach().clone())
+    with pytest.raises(ValueError, match=message):
+        sm.from_module(module, (1, 16, 16), **options)
+
+
+def test_a_size_that_no_layer_was_made_for_is_an_error_with_both():
+    network = sm.from_module(Shared(), (1, 16, 16))
+    with pytest.raises(ValueError, match=r"\(N, 1, 16, 16\).*got \(2, 1, 12, 12\)"):
+        network(torch.randn(2, 1, 12, 12))
+    with pytest.raises(ValueError, match=r"one of the sizes \(16, 16\), \(4, 4\), got \(5, 5\)"):
+        network.second(torch.randn(2, 4, 5, 5))
+
+
+def test_self_attention_called_with_one_input_in_a_sequence():
+    attention = nn.MultiheadAttention(4, 2, batch_first=True)
+    module = nn.Sequential(nn.Linear(3, 4), attention, nn.ReLU())
+    network = sm.from_module(module, (5, 3), causal=True)
+    assert isinstance(network[1], sm.SelfAttention) and network[1].causal
+    x = torch.randn(2, 5, 3)
+    hidden = torch.ones(5, 5).triu(1).bool()
+    y = module[0](x)
+    expected = attention(y, y, y, attn_mask=hidden, need_weights=False)[0].relu()
+    torch.testing.assert_close(network(x), expected)

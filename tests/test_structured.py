@@ -1,0 +1,466 @@
+"""What every structured matrix keeps, member by member, and which classes contain which."""
+
+import copy
+from itertools import combinations
+
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from sparsemat.structured import (
+    Blast,
+    BlockLowRank,
+    BlockSparse,
+    Butterfly,
+    Circulant,
+    DiagonalStateSpace,
+    Equivariant,
+    KroneckerSum,
+    LowRank,
+    Monarch,
+    StrassenTile,
+    StructuredLinear,
+    TileBases,
+    Toeplitz,
+    Usv,
+    hamilton,
+    parameter_groups,
+    phm,
+)
+
+MASK = torch.tensor([[1, 0], [1, 1], [0, 1]], dtype=torch.bool)
+MEMBERS = {
+    "low rank": lambda: LowRank((6, 8), 3),
+    "usv": lambda: Usv((6, 8), 2),
+    "block low rank": lambda: BlockLowRank((6, 8), (3, 2), 2),
+    "block low rank, wide blocks": lambda: BlockLowRank((4, 12), (2, 3), 1),
+    "monarch": lambda: Monarch((6, 8), (2, 4)),
+    "monarch of rank 2": lambda: Monarch((6, 8), (3, 2), 2),
+    "blast": lambda: Blast((6, 8), (3, 2), 2),
+    "kronecker, right first": lambda: KroneckerSum((6, 8), (3, 2), 1),
+    "kronecker, left first": lambda: KroneckerSum((8, 6), (2, 3), 2),
+    "phm": lambda: phm((6, 8), 2),
+    "butterfly of 2": lambda: Butterfly((2, 2)),
+    "butterfly of 8": lambda: Butterfly((8, 8)),
+    "butterfly of 16": lambda: Butterfly((16, 16)),
+    "block sparse": lambda: BlockSparse((6, 8), MASK),
+    "toeplitz": lambda: Toeplitz((5, 7)),
+    "circulant": lambda: Circulant((6, 6)),
+    "equivariant": lambda: Equivariant((6, 9), 3),
+    "state space": lambda: DiagonalStateSpace((12, 12), 4, step=0.1),
+    "state space, legs": lambda: DiagonalStateSpace((9, 9), 6, "legs", 0.2),
+    "tile product": lambda: StrassenTile((12, 8), _bases(5, 2)),
+    "tile product, 4x4": lambda: StrassenTile((32, 32), _bases(24, 4)),
+}
+TRANSFORMS = {"toeplitz", "circulant", "state space", "state space, legs"}
+NO_PROJECTION = {"state space", "state space, legs"}
+
+
+def _bases(rank, tile):
+    return TileBases.random(rank, tile, torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(params=MEMBERS, ids=str)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def member(kind):
+    """A member at a point where nothing is special, none of its parameters as it starts."""
+    matrix = MEMBERS[kind]()
+    with torch.no_grad():
+        for parameter in matrix.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return matrix
+
+
+def by_einsum(matrix, x):
+    """The product that the einsum string of a member declares."""
+    operands = matrix.operands()
+    *terms, last = matrix.einsum.split("->")[0].split(",")
+    sizes = {last[0]: len(x)}
+    for term, operand in zip(terms, operands, strict=True):
+        sizes |= dict(zip(term, operand.shape, strict=True))
+    return torch.einsum(matrix.einsum, *operands, x.reshape([sizes[c] for c in last])).flatten(1)
+
+
+def near(actual, expected, tolerance=1e-10):
+    scale = max(1.0, float(expected.detach().abs().max()))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * scale)
+
+
+def called(matrix, values, x):
+    return functional_call(matrix, values, (x,))
+
+
+def parameters(matrix):
+    return {name: p.detach().clone() for name, p in matrix.named_parameters()}
+
+
+def jacobian_rank(matrix):
+    jacobians = torch.func.jacrev(lambda v: called(matrix, v, torch.eye(matrix.shape[1])))(
+        parameters(matrix)
+    )
+    flat = [j.reshape(matrix.shape[0] * matrix.shape[1], -1) for j in jacobians.values()]
+    return int(torch.linalg.matrix_rank(torch.cat(flat, 1)))
+
+
+class TestContract:
+    def test_the_fast_product_is_that_of_the_factors(self, member):
+        x = torch.randn(5, member.shape[1])
+        dense = member.factors()[0].to_dense()
+        for factor in member.factors()[1:]:
+            dense = dense @ factor.to_dense()
+        assert dense.shape == member.shape
+        near(member(x), x @ dense.T)
+        near(member.to_dense(), dense)
+
+    def test_the_lazy_matrix_and_its_transpose(self, member):
+        x, y = torch.randn(member.shape[1], 3), torch.randn(member.shape[0])
+        near(member.matrix() @ x, member.to_dense() @ x)
+        near(member.T @ y, member.to_dense().T @ y)
+        near(member @ x, member.to_dense() @ x)
+        near(member @ x[:, 0], member.to_dense() @ x[:, 0])
+        assert member.T.shape == member.shape[::-1]
+
+    def test_the_fast_product_is_the_declared_einsum(self, member):
+        x = torch.randn(5, member.shape[1])
+        near(member(x), by_einsum(member, x))
+
+    def test_leading_axes(self, member):
+        x = torch.randn(2, 3, member.shape[1])
+        near(member(x), (x.reshape(6, -1) @ member.to_dense().T).reshape(2, 3, -1))
+        near(member(x[0, 0]), member.to_dense() @ x[0, 0])
+        assert member(x[:0]).shape == (0, 3, member.shape[0])
+
+    def test_derivatives_of_first_and_second_order(self, member):
+        inputs = (torch.randn(4, member.shape[1], requires_grad=True), *member.parameters())
+        directions = [torch.randn_like(p) for p in inputs]
+        found = []
+        for product in (member, lambda x: by_einsum(member, x)):
+            loss = product(inputs[0]).pow(3).sum()
+            first = torch.autograd.grad(loss, inputs, create_graph=True)
+            slope = sum((g * d).sum() for g, d in zip(first, directions, strict=True))
+            found.append((*first, *torch.autograd.grad(slope, inputs)))
+        for ours, expected in zip(*found, strict=True):
+            near(ours, expected, 1e-9)
+
+    def test_forward_derivatives(self, member):
+        x = torch.randn(4, member.shape[1])
+        values = parameters(member)
+        tangents = {name: torch.randn_like(v) for name, v in values.items()}
+        dx = torch.randn_like(x)
+        _, ours = torch.func.jvp(lambda v, x: called(member, v, x), (values, x), (tangents, dx))
+        step = 1e-5
+
+        def at(h):
+            return called(member, {n: v + h * tangents[n] for n, v in values.items()}, x + h * dx)
+
+        near(ours, (at(step) - at(-step)) / (2 * step), 1e-6)
+
+    def test_operations_are_those_that_torch_counts(self, kind, member):
+        with FlopCounterMode(display=False) as counter:
+            member(torch.randn(7, member.shape[1]))
+        counted = counter.get_total_flops()
+        # torch counts no transforms
+        assert counted == (0 if kind in TRANSFORMS else 2 * 7 * member.macs) or (
+            kind.startswith("state space")  # making the kernel is counted, once a batch
+        )
+
+    def test_a_member_is_its_own_projection(self, kind, member):
+        if kind in NO_PROJECTION:
+            with pytest.raises(TypeError, match="no projection to DiagonalStateSpace"):
+                type(member).project(member.to_dense(), **member.structure)
+            return
+        found = type(member).project(member.to_dense().detach(), **member.structure)
+        assert found.error < (1e-2 if kind == "blast" else 1e-8)
+        assert found.guarantee == type(member).guarantee
+
+    def test_nothing_nearer_is_found_by_descent(self, kind, member):
+        if kind in NO_PROJECTION:
+            return
+        target = torch.randn(member.shape)
+        found, error, guarantee = type(member).project(target, **member.structure)
+        near(torch.tensor(error), (found.to_dense() - target).norm() / target.norm())
+        if guarantee == "exact":
+            frozen = isinstance(found, StrassenTile)  # the theorem is for given bases
+            values = [found.weight] if frozen else list(found.parameters())
+            loss = (found.to_dense() - target).square().sum()
+            for gradient in torch.autograd.grad(loss, values):
+                near(gradient, torch.zeros_like(gradient), 1e-8)
+            distance = (member.to_dense() - target).norm() / target.norm()
+            assert frozen or error <= distance
+
+    def test_degrees_of_freedom(self, member):
+        assert jacobian_rank(member) == member.dof
+
+    def test_number_of_parameters(self, member):
+        assert member.num_parameters == sum(p.numel() for p in member.parameters())
+
+    def test_state_dict(self, kind, member):
+        other = MEMBERS[kind]()
+        other.load_state_dict(member.state_dict())
+        near(other.to_dense(), member.to_dense())
+        near(copy.deepcopy(member).to_dense(), member.to_dense())
+
+    def test_single_precision(self, member):
+        x = torch.randn(5, member.shape[1])
+        expected = member(x)
+        single = copy.deepcopy(member).float()
+        assert single(x.float()).dtype == torch.float32
+        near(single(x.float()).double(), expected, 1e-4)
+
+    def test_vmap_gives_a_gradient_a_sample(self, member):
+        x = torch.randn(3, member.shape[1])
+        values = parameters(member)
+
+        def loss(values, x):
+            return called(member, values, x).square().sum()
+
+        mapped = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(values, x)
+        for k in range(3):
+            for name, gradient in torch.func.grad(loss)(values, x[k]).items():
+                near(mapped[name][k], gradient)
+
+    def test_compile(self, member):
+        torch._dynamo.reset()
+        x = torch.randn(4, member.shape[1])
+        compiled = torch.compile(member, backend="aot_eager", fullgraph=True)
+        near(compiled(x), member(x))
+        ours = torch.autograd.grad(compiled(x).square().sum(), list(member.parameters()))
+        expected = torch.autograd.grad(member(x).square().sum(), list(member.parameters()))
+        for mine, theirs in zip(ours, expected, strict=True):
+            near(mine, theirs)
+
+    def test_training_as_a_layer(self, member):
+        layer = StructuredLinear(member)
+        groups = parameter_groups(layer, 1e-3)
+        assert {id(p) for g in groups for p in g["params"]} == {id(p) for p in layer.parameters()}
+        assert all(group["lr"] > 0 for group in groups)
+        optimizer = torch.optim.Adam(groups)
+        x = torch.randn(16, layer.in_features)
+        losses = []
+        for _ in range(20):
+            loss = (layer(x) - 1).square().mean()
+            losses.append(loss.item())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert losses[-1] < losses[0]
+
+    def test_a_vector_of_another_size_is_refused(self, member):
+        cols = member.shape[1]
+        with pytest.raises(ValueError, match=f"{cols}.*{cols + 1}"):
+            member(torch.randn(2, cols + 1))
+        with pytest.raises(ValueError, match=f"{cols}.*{cols + 1}"):
+            member @ torch.randn(cols + 1, 2)
+
+
+REFUSED = {
+    "rank above the smaller size": (lambda: LowRank((6, 8), 7), "min.*=6, got 7"),
+    "rank of zero": (lambda: Usv((6, 8), 0), "6, got 0"),
+    "rows that blocks do not divide": (lambda: BlockLowRank((6, 8), (4, 2), 1), "got 6 and 4"),
+    "columns that blocks do not divide": (lambda: Blast((6, 8), (3, 3), 1), "got 8 and 3"),
+    "rank above the side of a block": (lambda: Monarch((6, 8), (3, 2), 3), "=2, got 3"),
+    "too many terms": (lambda: KroneckerSum((6, 8), (3, 2), 7), "6, got 7"),
+    "size that is no power of two": (lambda: Butterfly((6, 6)), r"got \(6, 6\)"),
+    "mask that keeps nothing": (lambda: BlockSparse((6, 8), ~MASK & MASK), "with 0 kept"),
+    "mask of numbers": (lambda: BlockSparse((6, 8), MASK.float()), "got torch.float32"),
+    "circulant that is not square": (lambda: Circulant((5, 6)), r"got \(5, 6\)"),
+    "one element": (lambda: Equivariant((2, 3), 1), "got 1"),
+    "odd states": (lambda: DiagonalStateSpace((8, 8), 3), "got 3"),
+    "unknown poles": (lambda: DiagonalStateSpace((8, 8), 4, "nice"), "got 'nice'"),
+    "tile that does not divide": (lambda: StrassenTile((12, 10), _bases(5, 2)), r"\(12, 10\)"),
+    "empty matrix": (lambda: LowRank((0, 8), 1), r"got \(0, 8\)"),
+}
+
+
+@pytest.mark.parametrize("build, message", REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_is_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def strided(dense, blocks):
+    """Rows in strided order: what turns contiguous blocks into strided ones."""
+    return dense.reshape(-1, blocks, dense.shape[1]).transpose(0, 1).reshape(dense.shape)
+
+
+def is_in(dense, kind, **structure):
+    return kind.project(dense, **structure).error < 1e-8
+
+
+class TestLattice:
+    """Section by section the containments of the chapter on the lattice, and where they stop."""
+
+    def test_low_rank_is_blast_is_block_low_rank(self):
+        low = LowRank((8, 12), 2).to_dense().detach()
+        assert is_in(low, Blast, grid=(2, 3), rank=2)
+        blast = Blast((8, 12), (2, 3), 2)
+        torch.nn.init.normal_(blast.diagonals)
+        dense = blast.to_dense().detach()
+        assert is_in(dense, BlockLowRank, grid=(2, 3), rank=2)
+        assert not is_in(dense, LowRank, rank=2)
+
+    def test_block_low_rank_is_blast_of_more_rank(self):
+        b, t = 3, 2
+        source = BlockLowRank((6, 9), (b, b), t)
+        target = Blast((6, 9), (b, b), b * t)
+        with torch.no_grad():
+            target.diagonals.zero_()
+            for i in range(b):
+                for j in range(b):
+                    k = (i + j) % b  # a Latin square: each block uses components of its own
+                    at = slice(k * t, (k + 1) * t)
+                    target.diagonals[i, j, at] = 1
+                    target.left[i, :, at] = source.left[i, :, j]
+                    target.right[j, :, at] = source.right[j, :, i].T
+        near(target.to_dense(), source.to_dense())
+
+    def test_full_block_rank_is_everything(self):
+        assert is_in(torch.randn(6, 8), BlockLowRank, grid=(2, 2), rank=3)
+        assert not is_in(torch.randn(6, 8), BlockLowRank, grid=(2, 2), rank=2)
+
+    def test_kronecker_products_are_monarch_in_strided_order_only(self):
+        dense = KroneckerSum((8, 9), (2, 3), 1).to_dense().detach()
+        assert is_in(strided(dense, 4), BlockLowRank, grid=(4, 3), rank=1)
+        assert is_in(dense, Monarch, grid=(4, 3), rank=1)
+        assert not is_in(dense, BlockLowRank, grid=(2, 3), rank=1)
+        assert is_in(dense, Blast, grid=(2, 3), rank=3)
+        two = KroneckerSum((8, 9), (2, 3), 2).to_dense().detach()
+        assert is_in(two, Monarch, grid=(4, 3), rank=2)
+        assert not is_in(two, Monarch, grid=(4, 3), rank=1)
+
+    def test_quaternions(self):
+        p, x = torch.randn(2, 4)
+        matrix = torch.einsum("pyx,p->yx", hamilton(), p)
+        near(matrix.T @ matrix, p @ p * torch.eye(4))
+        a, b, c, d = p
+        e, f, g, h = x
+        expected = [a * e - b * f - c * g - d * h, a * f + b * e + c * h - d * g,
+                    a * g - b * h + c * e + d * f, a * h + b * g - c * f + d * e]  # fmt: skip
+        near(matrix @ x, torch.stack(expected))
+        layer = torch.einsum("iab,ipq->apbq", hamilton(), torch.randn(4, 4, 4)).reshape(16, 16)
+        assert is_in(layer, KroneckerSum, grid=(4, 4), terms=4)
+        assert is_in(layer, KroneckerSum, grid=(2, 2), terms=2)
+        assert not is_in(layer, KroneckerSum, grid=(8, 8), terms=3)
+
+    def test_hadamard_is_a_butterfly_is_monarch_for_every_split(self):
+        hadamard = torch.tensor(scipy.linalg.hadamard(32)).double()
+        assert is_in(hadamard, Butterfly)
+        dense = Butterfly((32, 32)).to_dense().detach()
+        for high in (2, 4, 8, 16):
+            assert is_in(dense, Monarch, grid=(32 // high, high))
+
+    @pytest.mark.parametrize("p, q", [(4, 6), (4, 8), (8, 8)])
+    def test_the_fourier_matrix_is_monarch_with_its_columns_in_digit_order(self, p, q):
+        n = p * q
+        omega = torch.exp(-2j * torch.pi * torch.arange(n) / n)
+        fourier = omega[torch.outer(torch.arange(n), torch.arange(n)) % n]
+        columns = torch.arange(n).view(p, q).T.flatten()
+        for part in (fourier, fourier[:, columns]):
+            blocks = part.reshape(q, p, q, p).permute(
+                1, 2, 0, 3
+            )  # strided rows, contiguous columns
+            rank = int(torch.linalg.matrix_rank(blocks).max())
+            assert (rank == 1) == (part is not fourier)
+
+    def test_a_circulant_is_toeplitz_and_no_monarch(self):
+        dense = Circulant((16, 16)).to_dense().detach()
+        assert is_in(dense, Toeplitz)
+        assert not is_in(dense, Monarch, grid=(4, 4), rank=3)
+        assert is_in(dense, Monarch, grid=(4, 4), rank=4)
+
+    def test_state_space_blocks_below_the_diagonal_have_low_rank(self):
+        dense = DiagonalStateSpace((24, 24), 4, "legs", 0.1).to_dense()
+        ranks = [int(torch.linalg.matrix_rank(dense[i:, :i])) for i in range(1, 24)]
+        assert max(ranks) == 4
+
+    def test_an_equivariant_matrix_commutes_with_permutations(self):
+        dense = Equivariant((10, 15), 5).to_dense()
+        order = torch.randperm(5)
+        shuffled = dense.reshape(5, 2, 5, 3)[order][:, :, order].reshape(10, 15)
+        near(shuffled, dense)
+
+    def test_block_diagonal_is_blast_and_block_sparse(self):
+        dense = torch.block_diag(torch.randn(2, 3), torch.randn(2, 3))
+        assert is_in(dense, BlockSparse, mask=torch.eye(2).bool())
+        blast = Blast((4, 6), (2, 2), 2)
+        with torch.no_grad():
+            blast.diagonals.copy_(torch.eye(2)[..., None].expand(2, 2, 2))
+            for i in range(2):
+                blast.left[i] = torch.eye(2)
+                blast.right[i] = dense[2 * i : 2 * i + 2, 3 * i : 3 * i + 3].T
+        near(blast.to_dense(), dense)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 4)] * 4), st.integers(1, 3), st.integers(1, 5), st.integers(0, 99)
+)
+def test_block_low_rank_of_any_size(sizes, rank, batch, seed):
+    a, c, b, d = sizes
+    rank = min(rank, b, d)
+    torch.manual_seed(seed)
+    for kind in (BlockLowRank, Monarch):
+        matrix = kind((a * b, c * d), (a, c), rank)
+        x = torch.randn(batch, c * d)
+        near(matrix(x), x @ matrix.matrix().to_dense().T)
+        target = torch.randn(matrix.shape)
+        tails = torch.linalg.svdvals(matrix._blocks(target))[..., rank:].square().sum()
+        found = kind.project(target, grid=(a, c), rank=rank)
+        near(torch.tensor(found.error**2), tails / target.square().sum())
+
+
+@pytest.mark.parametrize("kept", range(1, 6))
+def test_largest_blocks_lose_least_of_all_masks(kept):
+    dense = torch.randn(4, 12)
+    mask = BlockSparse.largest(dense, (2, 3), kept)
+    assert mask.shape == (2, 4) and mask.sum() == kept
+    best = BlockSparse.project(dense, mask=mask).error
+    for chosen in combinations(range(8), kept):
+        other = torch.zeros(8, dtype=torch.bool)
+        other[list(chosen)] = True
+        assert best <= BlockSparse.project(dense, mask=other.view(2, 4)).error + 1e-12
+
+
+@pytest.mark.parametrize("block, kept", [((2, 5), 1), ((3, 3), 1), ((2, 3), 0), ((2, 3), 9)])
+def test_blocks_that_cannot_be_kept_are_refused(block, kept):
+    with pytest.raises(ValueError, match=f"{kept} blocks of .{block[0]}, {block[1]}.*4x12"):
+        BlockSparse.largest(torch.randn(4, 12), block, kept)
+
+
+def test_blast_is_never_worse_than_low_rank():
+    for seed in range(3):
+        target = torch.randn(16, 16, generator=torch.Generator().manual_seed(seed))
+        low = LowRank.project(target, rank=4)
+        assert Blast.project(target, grid=(4, 4), rank=4).error < low.error
+
+
+def test_state_space_scan_is_the_convolution():
+    for kind in ("lin", "legs", "inv", "real"):
+        matrix = DiagonalStateSpace((20, 20), 8, kind, 0.05)
+        x = torch.randn(3, 20)
+        near(matrix.scan(x), matrix(x))
+
+
+def test_from_linear():
+    dense = torch.nn.Linear(8, 6)
+    layer = StructuredLinear.from_linear(dense, LowRank, rank=6)
+    x = torch.randn(3, 8)
+    near(layer(x), dense(x))
+    assert (layer.in_features, layer.out_features) == (8, 6)
+    near(layer.matrix().to_dense(), dense.weight)

@@ -1,0 +1,442 @@
+"""The tile product: exact schemes, errors in closed form, bounds, derivatives, conversion."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from sparsemat.structured import (
+    AdaptedLinear,
+    LowRank,
+    StrassenTileLinear,
+    StructuredLinear,
+    TileBases,
+    Usv,
+    brent_residuals,
+    flattening_bound,
+    kls_step,
+    koszul_bound,
+    koszul_flattening,
+    matmul_tensor,
+    multiply_adds,
+    tile_product,
+)
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+EXACT = {
+    "strassen": lambda: TileBases.strassen(),
+    "strassen twice": lambda: TileBases.strassen(2),
+    "naive 2x2": lambda: TileBases.naive(2),
+    "naive 3x3": lambda: TileBases.naive(3),
+    "naive 4x4": lambda: TileBases.naive(4),
+    "strassen of naive": lambda: TileBases.strassen().nested(TileBases.naive(2)),
+}
+INEXACT = {
+    "random": lambda: TileBases.random(24, generator=generator()),
+    "pruned": lambda: TileBases.pruned(24, generator=generator()),
+    "naive, 24 products": lambda: TileBases.naive(4, 24),
+    "fitted": lambda: TileBases.fit(24, ridge=1e-2, sweeps=50, generator=generator()),
+    "fitted, 2x2": lambda: TileBases.fit(5, tile=2, ridge=1e-2, sweeps=50, generator=generator()),
+}
+
+
+def integers(bases):
+    arrays = (bases.encode, bases.encode_weight, bases.decode)
+    arrays = [a.detach().numpy() for a in arrays]
+    assert all((a == a.round()).all() for a in arrays)
+    return [a.astype(np.int64) for a in arrays]
+
+
+def reference(x, weight, encode, decode):
+    """The definition, tile by tile."""
+    t = round(encode.shape[1] ** 0.5)
+    y = torch.zeros(*x.shape[:-1], t * weight.shape[2], dtype=x.dtype)
+    for i in range(x.shape[-2] // t):
+        for j in range(weight.shape[2]):
+            total = 0
+            for k in range(weight.shape[1]):
+                tile = x[..., t * i : t * i + t, t * k : t * k + t].flatten(-2)
+                total = total + (tile @ encode.T) * weight[:, k, j]
+            at = (..., slice(t * i, t * i + t), slice(t * j, t * j + t))
+            y[at] = (total @ decode.T).unflatten(-1, (t, t))
+    return y
+
+
+def operands(bases, rows, inner, outer, batch=()):
+    t = bases.tile
+    x = torch.randn(*batch, rows, t * inner)
+    weight = torch.randn(bases.rank, inner, outer)
+    return x, weight, bases.encode.detach(), bases.decode.detach()
+
+
+class TestBases:
+    @pytest.mark.parametrize("build", EXACT.values(), ids=EXACT)
+    def test_exact_schemes_satisfy_every_brent_equation_in_integers(self, build):
+        bases = build()
+        residuals = brent_residuals(*integers(bases))
+        assert residuals.shape == (bases.tile**2,) * 3
+        assert not residuals.any()
+        assert bases.error() == 0
+        assert bases.row_leak() == 0
+
+    def test_one_wrong_sign_breaks_the_brent_equations(self):
+        encode, encode_weight, decode = integers(TileBases.strassen())
+        for array in (encode, encode_weight, decode):
+            at = tuple(np.argwhere(array)[0])
+            array[at] *= -1
+            assert brent_residuals(encode, encode_weight, decode).any()
+            array[at] *= -1
+
+    def test_brent_equations_take_fractions(self):
+        encode, encode_weight, decode = integers(TileBases.strassen())
+        third = Fraction(1, 3)
+        scaled = encode.astype(object) * third, encode_weight, decode.astype(object) * 3
+        assert not brent_residuals(*scaled).any()
+        assert brent_residuals(encode.astype(object) * third, encode_weight, decode).any()
+
+    @pytest.mark.parametrize("build", EXACT.values(), ids=EXACT)
+    def test_exact_schemes_multiply(self, build):
+        bases = build()
+        t = bases.tile
+        x, w = torch.randn(2 * t, 3 * t), torch.randn(3 * t, 2 * t)
+        layer = StrassenTileLinear(3 * t, 2 * t, bases, bias=False)
+        tiles = w.reshape(3, t, 2, t).permute(1, 3, 0, 2).reshape(t * t, 6)
+        encoded = (bases.encode_weight @ tiles).reshape(-1, 3, 2)
+        y = tile_product(x, encoded, bases.encode, bases.decode)
+        torch.testing.assert_close(y, x @ w, rtol=0, atol=1e-12)
+        assert layer.slab.weight.shape == encoded.shape
+
+    @pytest.mark.parametrize("build", INEXACT.values(), ids=INEXACT)
+    def test_error_energy_leak_and_noise_are_those_of_a_sample(self, build):
+        bases = build()
+        t, size = bases.tile, 200_000
+        x, w = torch.randn(2, size, t, t, generator=generator(1))
+        encoded = w.flatten(1) @ bases.encode_weight.T
+        with torch.no_grad():
+            y = ((x.flatten(1) @ bases.encode.T) * encoded @ bases.decode.T).view(size, t, t)
+            exact = t * t * t  # mean squared norm of a product
+            for found, closed in (
+                ((y - x @ w).square().sum((1, 2)).mean() / exact, bases.error()),
+                (y.square().sum((1, 2)).mean() / exact, bases.energy()),
+            ):
+                assert found == pytest.approx(closed, rel=0.02)
+            noise = 0.1 * torch.randn_like(encoded) * bases.encode_weight.norm(dim=1)
+            change = (x.flatten(1) @ bases.encode.T) * noise @ bases.decode.T
+            assert change.square().sum(1).mean() / exact / 0.01 == pytest.approx(
+                bases.cancellation(), rel=0.02
+            )
+            x[:, 1:] = 0  # what row 0 alone gives
+            y = ((x.flatten(1) @ bases.encode.T) * encoded @ bases.decode.T).view(size, t, t)
+            leak = y[:, 1:].square().sum() / y.square().sum()
+            energy = bases.tensor().square().sum(1).view(t, t, t, t).sum((1, 3))
+        assert leak == pytest.approx(float(1 - energy[0, 0] / energy[0].sum()), rel=0.02, abs=1e-9)
+        share = 1 - energy.diagonal().sum() / energy.sum()
+        assert bases.row_leak() == pytest.approx(float(share))
+
+    def test_naive_products_are_a_mask_on_the_weight_tile(self):
+        for s in (1, 6, 16):
+            bases = TileBases.naive(4, 4 * s)
+            assert bases.error() == pytest.approx(1 - s / 16)
+            assert bases.row_leak() == 0
+            assert (bases.encode_weight.sum(0) > 0).sum() == s
+
+    def test_decoder_after_pruning_is_the_best(self):
+        bases = TileBases.pruned(24, generator=generator())
+        exact = torch.as_tensor(matmul_tensor(4))
+        error = (bases.tensor() - exact).square().sum()
+        (gradient,) = torch.autograd.grad(error, bases.decode)
+        assert gradient.abs().max() < 1e-12
+
+    @pytest.mark.parametrize("build", INEXACT.values(), ids=INEXACT)
+    def test_normalized_bases_have_unit_rows_and_the_same_tensor(self, build):
+        bases = build()
+        again = bases.normalized()
+        torch.testing.assert_close(again.tensor(), bases.tensor())
+        torch.testing.assert_close(again.encode.norm(dim=1), torch.ones(bases.rank))
+
+    def test_a_fit_lowers_the_objective_and_a_ridge_bounds_the_factors(self):
+        start = TileBases.random(24, generator=generator())
+        errors = []
+        for sweeps in (0, 1, 10, 100):
+            fitted = TileBases.fit(24, ridge=1e-2, sweeps=sweeps, start=start)
+            errors.append(fitted.error())
+        assert errors == sorted(errors, reverse=True)
+        loose = TileBases.fit(24, ridge=1e-6, sweeps=300, start=start)
+        tight = TileBases.fit(24, ridge=1e-2, sweeps=300, start=start)
+        assert loose.cancellation() > 10 * tight.cancellation()
+
+    @pytest.mark.parametrize(
+        "build, message",
+        [
+            (lambda: TileBases.naive(2, 9), "at most 8, got 9"),
+            (lambda: TileBases.pruned(50), "at most 49, got 50"),
+            (lambda: TileBases.strassen(0), "at least 1, got 0"),
+            (lambda: TileBases.fit(5, ridge=0.0), "above 0 .*got 0.0"),
+            (lambda: TileBases(torch.ones(3, 4), torch.ones(2, 4), torch.ones(4, 3)), r"\(2, 4\)"),
+            (lambda: TileBases(*[torch.ones(3, 5)] * 2, torch.ones(5, 3)), "got 5"),
+            (lambda: brent_residuals(*[np.ones((3, 4))] * 3), r"\(3, 4\)"),
+            (lambda: multiply_adds(6, 8, 8, 7, 4), "tile=4 and rows=6"),
+            (lambda: koszul_bound(2, 3, order=2), "tile\\*\\*2=4, got order=2"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, build, message):
+        with pytest.raises(ValueError, match=message):
+            build()
+
+
+class TestBounds:
+    def test_flattenings_of_the_tensor_have_equal_singular_values(self):
+        for t in (2, 3, 4):
+            for axis in range(3):
+                flat = np.moveaxis(matmul_tensor(t), axis, 0).reshape(t * t, -1)
+                assert np.linalg.svd(flat, compute_uv=False) == pytest.approx([t**0.5] * t * t)
+
+    def test_koszul_norm_and_rank_of_a_rank_one_tensor(self):
+        rng = np.random.default_rng(0)
+        a, b, c = rng.standard_normal(7), rng.standard_normal(4), rng.standard_normal(5)
+        tensor = np.einsum("a,b,c->abc", a, b, c)
+        flat = koszul_flattening(tensor, 3)
+        assert flat.shape == (35 * 5, 35 * 4)
+        assert np.linalg.matrix_rank(flat) == 20
+        assert (flat**2).sum() == pytest.approx(20 * (tensor**2).sum())
+
+    def test_koszul_says_that_strassen_is_optimal_to_border_rank_six(self):
+        assert koszul_bound(2, 6, order=1) == pytest.approx(0, abs=1e-12)
+        assert koszul_bound(2, 5, order=1) > 1e-3
+
+    @pytest.mark.parametrize("rank", [8, 16, 24, 27])
+    def test_no_scheme_found_lies_below_the_bounds(self, rank):
+        floor = max(flattening_bound(4, rank), koszul_bound(4, rank))
+        assert floor > 0
+        for build in (TileBases.random, TileBases.pruned):
+            bases = build(rank, generator=generator())
+            fitted = TileBases.fit(rank, ridge=1e-4, sweeps=200, start=bases)
+            assert floor < fitted.error() <= bases.error()
+
+    def test_koszul_is_silent_where_schemes_exist(self):
+        assert koszul_bound(4, 49) == 0
+
+
+SIZES = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 20))
+
+
+class TestProduct:
+    @settings(max_examples=40, deadline=None)
+    @given(SIZES, SIZES, st.integers(0, 99))
+    def test_the_definition_at_any_size(self, first, second, seed):
+        (t, rank, rows), (inner, outer, batch) = first, (*second[:2], second[2] % 3)
+        torch.manual_seed(seed)
+        x = torch.randn(*([batch] if batch else []), t * rows, t * inner)
+        weight, encode = torch.randn(rank, inner, outer), torch.randn(rank, t * t)
+        decode = torch.randn(t * t, rank)
+        y = tile_product(x, weight, encode, decode)
+        torch.testing.assert_close(y, reference(x, weight, encode, decode), rtol=0, atol=1e-9)
+
+    def test_more_rows_than_a_strip_holds(self):
+        given_ = operands(TileBases.random(24, generator=generator()), 200, 3, 2)
+        torch.testing.assert_close(tile_product(*given_), reference(*given_))
+
+    def test_gradients_and_their_gradients(self):
+        given_ = operands(TileBases.random(5, 2, generator()), 4, 2, 2, (2,))
+        given_ = [g.clone().requires_grad_() for g in given_]
+        assert torch.autograd.gradcheck(tile_product, given_, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(tile_product, given_)
+
+    def test_the_backward_pass_is_a_tile_product_with_roles_permuted(self):
+        bases = TileBases.random(24, generator=generator())
+        x, weight, encode, decode = operands(bases, 8, 3, 2)
+        x.requires_grad_()
+        y = tile_product(x, weight, encode, decode)
+        g = torch.randn_like(y)
+        (expected,) = torch.autograd.grad(y, x, g)
+        ours = tile_product(g, weight.transpose(1, 2), decode.T.contiguous(), encode.T.contiguous())
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+    def test_operations_are_those_that_torch_counts(self):
+        bases = TileBases.random(24, generator=generator())
+        with FlopCounterMode(display=False) as counter:
+            tile_product(*operands(bases, 200, 3, 5))
+        assert counter.get_total_flops() == 2 * multiply_adds(200, 12, 20, 24, 4)
+
+    def test_autocast(self):
+        bases = TileBases.random(24, generator=generator()).float()
+        x, weight, encode, decode = (g.float() for g in operands(bases, 8, 3, 2))
+        exact = tile_product(x, weight, encode, decode)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = tile_product(x, weight, encode, decode)
+        assert rounded.dtype == torch.bfloat16
+        assert (rounded.float() - exact).norm() < 0.02 * exact.norm()
+
+    @pytest.mark.parametrize(
+        "change, message",
+        [
+            (lambda x, w, e, d: (x[:3], w, e, d), r"multiple of the tile 4, got \(3, 12\)"),
+            (lambda x, w, e, d: (x[:, :8], w, e, d), r"\(..., rows, 12\).*got \(8, 8\)"),
+            (lambda x, w, e, d: (x, w[:5], e, d), r"r=24, got \(5, 3, 2\)"),
+            (lambda x, w, e, d: (x, w, e, d.T), r"\(24, 16\) and \(24, 16\)"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, change, message):
+        given_ = operands(TileBases.random(24, generator=generator()), 8, 3, 2)
+        with pytest.raises(ValueError, match=message):
+            tile_product(*change(*given_))
+
+
+class TestLayer:
+    def test_exact_bases_contain_every_dense_layer(self):
+        dense = torch.nn.Linear(24, 16)
+        layer = StrassenTileLinear.from_linear(dense, TileBases.strassen(2))
+        x = torch.randn(2, 8, 24)
+        torch.testing.assert_close(layer(x), dense(x), rtol=0, atol=1e-10)
+        slab = torch.kron(torch.eye(4), dense.weight)
+        torch.testing.assert_close(layer.matrix().to_dense(), slab, rtol=0, atol=1e-10)
+
+    def test_an_error_of_the_slab_is_the_error_for_white_inputs(self):
+        dense = torch.nn.Linear(24, 16, bias=False)
+        layer = StrassenTileLinear.from_linear(dense, TileBases.pruned(24, generator=generator()))
+        x = torch.randn(40_000, 24)
+        found = (layer(x) - dense(x)).square().sum().item() / len(x)
+        slab = layer.slab.to_dense() - torch.kron(torch.eye(4), dense.weight)
+        assert found == pytest.approx(slab.square().sum().item() / 4, rel=0.02)
+
+    def test_a_fit_to_inputs_is_the_best_on_them(self):
+        dense = torch.nn.Linear(16, 12)
+        x = torch.randn(4, 100, 16) @ torch.randn(16, 16)
+        for name, build in INEXACT.items():
+            if name == "fitted, 2x2":
+                continue
+            bases = build()
+            white = StrassenTileLinear.from_linear(dense, bases)
+            fitted = StrassenTileLinear.from_linear(dense, bases, x)
+            loss = (fitted(x) - dense(x)).square().sum()
+            assert loss < (white(x) - dense(x)).square().sum()
+            (gradient,) = torch.autograd.grad(loss, fitted.slab.weight)
+            assert gradient.abs().max() < 1e-3 * x.square().sum().sqrt()
+
+    def test_the_start_keeps_the_variance_of_a_dense_layer(self):
+        for build in INEXACT.values():
+            layer = StrassenTileLinear(256, 256, build(), bias=False)
+            dense = torch.nn.Linear(256, 256, bias=False)
+            x = torch.randn(4096, 256)
+            assert layer(x).std().item() == pytest.approx(float(dense(x).std()), rel=0.05)
+
+    def test_tokens_that_do_not_fill_a_tile(self):
+        layer = StrassenTileLinear(8, 8, TileBases.random(24, generator=generator()))
+        x = torch.randn(3, 6, 8)
+        filled = torch.cat([x, torch.zeros(3, 2, 8)], 1)
+        torch.testing.assert_close(layer(x), layer(filled)[:, :6])
+        # samples never share a tile
+        torch.testing.assert_close(layer(x)[1], layer(x[1]))
+
+    def test_rows_of_a_tile_mix_unless_the_product_is_exact(self):
+        x = torch.randn(8, 8)
+        changed = x.clone()
+        changed[3] += 1  # a later token
+        for bases, mixes in (
+            (TileBases.strassen(2), False),
+            (TileBases.naive(4, 24), False),
+            (TileBases.random(24, generator=generator()), True),
+            (TileBases.pruned(24, generator=generator()), True),
+        ):
+            layer = StrassenTileLinear.from_linear(torch.nn.Linear(8, 8), bases)
+            change = (layer(changed) - layer(x)).abs().amax(1)
+            assert (change[0] > 1e-3) == mixes
+            assert change[4:].max() == 0
+
+    def test_layers_share_bases(self):
+        bases = TileBases.random(24, generator=generator())
+        network = torch.nn.Sequential(
+            StrassenTileLinear(8, 8, bases), torch.nn.ReLU(), StrassenTileLinear(8, 8, bases)
+        )
+        count = sum(p.numel() for p in network.parameters())
+        assert count == 2 * (24 * 4 + 8) + 2 * 24 * 16
+        network(torch.randn(4, 8)).sum().backward()
+        assert bases.encode.grad.abs().max() > 0
+
+    def test_sizes_are_named(self):
+        bases = TileBases.strassen(2)
+        with pytest.raises(ValueError, match="in_features=8 and out_features=6"):
+            StrassenTileLinear(8, 6, bases)
+        with pytest.raises(ValueError, match=r"in_features=8, got \(8,\)"):
+            StrassenTileLinear(8, 8, bases)(torch.randn(8))
+
+
+class TestAdapters:
+    def test_an_adapter_starts_at_the_dense_layer_and_merges(self):
+        x = torch.randn(3, 12)
+        for build in (
+            lambda d: AdaptedLinear.lora(d, 2),
+            lambda d: AdaptedLinear.kronecker(d, [(4, 3)]),
+            lambda d: AdaptedLinear.kronecker(d, [(4, 3), (2, 6)]),
+        ):
+            dense = torch.nn.Linear(12, 8)
+            expected = dense(x).detach()
+            adapted = build(dense)
+            torch.testing.assert_close(adapted(x), expected)
+            trained = [p for p in adapted.parameters() if p.requires_grad]
+            assert dense.weight not in set(trained)
+            optimizer = torch.optim.SGD(trained, 0.1)
+            for _ in range(3):
+                optimizer.zero_grad()
+                adapted(x).square().sum().backward()
+                optimizer.step()
+            assert (adapted(x) - expected).abs().max() > 1e-3
+            torch.testing.assert_close(adapted.merged()(x), adapted(x))
+            torch.testing.assert_close(dense(x), expected)  # the frozen layer has not moved
+
+    def test_shapes_must_agree(self):
+        with pytest.raises(ValueError, match=r"\(8, 12\), got \[\(12, 8\)\]"):
+            AdaptedLinear(torch.nn.Linear(12, 8), [LowRank((12, 8), 2)])
+
+
+class TestRankAdaptive:
+    def test_one_step_is_that_of_the_formulas(self):
+        matrix = Usv((7, 5), 2)
+        u, s, v = (p.detach().clone() for p in (matrix.left, matrix.core, matrix.right))
+        target = torch.randn(7, 5)
+
+        def gradient(w):
+            return w - target
+
+        kls_step(matrix, lambda: 0.5 * (matrix.to_dense() - target).square().sum(), 0.3)
+        g = gradient(u @ s @ v.T)
+        u1 = torch.linalg.qr(torch.cat([u @ s - 0.3 * g @ v, u], 1))[0]
+        v1 = torch.linalg.qr(torch.cat([v @ s.T - 0.3 * g.T @ u, v], 1))[0]
+        core = u1.T @ u @ s @ v.T @ v1
+        torch.testing.assert_close(u1 @ core @ v1.T, u @ s @ v.T)
+        core = core - 0.3 * u1.T @ gradient(u1 @ core @ v1.T) @ v1
+        p, sigma, q = torch.linalg.svd(core)
+        expected = u1 @ p[:, :2] @ sigma[:2].diag() @ q[:2] @ v1.T
+        torch.testing.assert_close(matrix.to_dense(), expected)
+
+    def test_the_rank_falls_to_that_of_the_target(self):
+        u, v = (torch.linalg.qr(torch.randn(n, 3))[0] for n in (40, 30))
+        target = u @ torch.tensor([1.0, 0.1, 0.01]).diag() @ v.T
+        layer = StructuredLinear(Usv((40, 30), 8))
+
+        def loss():
+            return 0.5 * (layer.weight.to_dense() - target).square().sum()
+
+        for _ in range(60):
+            value = kls_step(layer, loss, 0.5, tolerance=1e-3)
+        assert layer.weight.rank == 3
+        assert value < 1e-12
+        left = layer.weight.left
+        torch.testing.assert_close(left.T @ left, torch.eye(3))
+        assert layer.matrix().to_dense().shape == (40, 30)

@@ -1,0 +1,53 @@
+"""Sphinx extension: ``{api} MODULE`` documents every public name of a module, a summary first.
+
+Public is what ``__all__`` lists, in its order, or else what the module defines without a leading
+underscore: a page written by hand would forget names.
+"""
+
+import importlib
+import inspect
+
+from sphinx.util.docutils import SphinxDirective
+
+
+def public(module) -> list[str]:
+    names = getattr(module, "__all__", None)
+    if names is not None:
+        return [name for name in names if callable(getattr(module, name))]
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and callable(value)
+        and getattr(value, "__module__", None) == module.__name__
+    ]
+
+
+def lines(name: str) -> list[str]:
+    module = importlib.import_module(name)
+    names = public(module)
+    text = [f".. module:: {name}", "", ".. autosummary::", ""]
+    text += [f"   {found}" for found in names] + [""]
+    for found in names:
+        value = getattr(module, found)
+        if not inspect.isclass(value):
+            text.append(f".. autofunction:: {name}.{found}")
+        elif issubclass(value, Exception):
+            text.append(f".. autoexception:: {name}.{found}")
+        else:
+            text += [f".. autoclass:: {name}.{found}", "   :members:"]
+        text.append("")
+    return text
+
+
+class Api(SphinxDirective):
+    required_arguments = 1
+
+    def run(self):
+        text = "\n".join(["```{eval-rst}", *lines(self.arguments[0]), "```"])
+        return self.parse_text_to_nodes(text)
+
+
+def setup(app) -> dict:
+    app.add_directive("api", Api)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Convert every classifier and segmenter of torchvision once and compare outputs and gradients.
+
+Usage: tools/networks.py [NAME ...]; random weights, float64, one line a network; fails if one
+differs by more than 1e-10 of the largest.
+"""
+
+import sys
+import time
+import warnings
+
+import torch
+from torch import nn
+from torchvision import models
+
+import sparsemat as sm
+
+SIZES = {"inception_v3": 96, "vit": 224, "maxvit": 224, "vit_h_14": 224}
+
+
+def modules_listed() -> list[str]:
+    families = models, models.segmentation
+    return [name for family in families for name in models.list_models(module=family)]
+
+
+def built(name: str) -> nn.Module:
+    options = {"weights": None}
+    if name in ("googlenet", "inception_v3"):
+        options |= {"aux_logits": False, "init_weights": False}
+    elif name in models.list_models(module=models.segmentation):
+        options |= {"weights_backbone": None}
+    module = models.get_model(name, **options).eval()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.5, 2)
+    for path, parameter in module.named_parameters():
+        if path.endswith("weight") and not parameter.any():  # such a head hides everything
+            nn.init.normal_(parameter, 0, 0.1)
+    return module
+
+
+def output_and_gradients(module: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    y = module(x)
+    y = y["out"] if isinstance(y, dict) else y
+    loss = (torch.linspace(-1, 1, y.numel()).view_as(y) * y).sum()
+    gradients = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True)
+    return [y, *(torch.zeros(()) if g is None else g for g in gradients)]
+
+
+def check(name: str) -> bool:
+    torch.manual_seed(0)
+    size = next((s for prefix, s in SIZES.items() if name.startswith(prefix)), 64)
+    module, start = built(name), time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        network = sm.from_module(module, (3, size, size))
+    took = time.perf_counter() - start
+    idle = [w for w in caught if "did not run as parts" in str(w.message)]
+    x = torch.randn(1, 3, size, size)
+    expected, *theirs = output_and_gradients(module, x)
+    actual, *mine = output_and_gradients(network, x)
+    error = ((actual - expected).abs().max() / expected.abs().max()).item()
+    largest = max(g.abs().max() for g in theirs)
+    gradient = max(
+        (a - b).abs().max() / a.abs().max()
+        for a, b in zip(theirs, mine, strict=True)
+        if a.abs().max() > 1e-8 * largest  # the rest is rounding, of biases before a norm, say
+    )
+    good = max(error, gradient) <= 1e-10
+    own = sum(type(p).__module__.startswith("sparsemat") for p in network.modules())
+    print(
+        f"{name:28} {size:4} px  output {error:.0e}  gradients {gradient:.0e}  "
+        f"{own:4} matrix layers  {took:5.1f} s  "
+        + ("" if good else "DIFFERS ")
+        # some parts are only there for training
+        + (str(idle[0].message).rpartition(": ")[2][:60] if idle else ""),
+        flush=True,
+    )
+    return good
+
+
+def main(names: list[str]) -> int:
+    torch.set_default_dtype(torch.float64)
+    results = [check(name) for name in names or modules_listed()]
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
