@@ -116,9 +116,8 @@ def attempt(mutation: Mutation | None, target: str, label: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name in COPIED:
-            ignored = shutil.ignore_patterns("__pycache__", "experiments", "_static")
+            ignored = shutil.ignore_patterns("__pycache__", "_static")
             shutil.copytree(ROOT / name, root / name, ignore=ignored)
-        shutil.copytree(ROOT / "sparsemat/experiments", root / "sparsemat/experiments")
         shutil.copy(ROOT / "pyproject.toml", root)
         (root / "notebooks").mkdir()
         if mutation is not None:

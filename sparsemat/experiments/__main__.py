@@ -109,23 +109,20 @@ def _downloads(options: argparse.Namespace) -> int:
 
 
 def _weights(options: argparse.Namespace) -> int:
-    from . import records, weights
+    from . import checkpoints, records, weights
 
-    record = records.read(options.record)
-    checkpoint = options.runs / f"{options.record.stem}-{record['profile']}.ckpt"
+    profile = records.read(options.record)["profile"]
+    checkpoint = checkpoints.path_of(options.runs, options.record.stem, profile)
     print(weights.keep(options.record, checkpoint, options.results))
     return 0
 
 
 def _superseded(options: argparse.Namespace) -> int:
-    import json
-
     from . import history
-    from .files import atomic
+    from .files import write_json
 
     found = history.collect(options.results)
-    with atomic(options.results / history.FILE) as partial:
-        partial.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(options.results / history.FILE, found)
     print(f"{len(found)} superseded runs: {options.results / history.FILE}")
     return 0
 

@@ -11,6 +11,17 @@ from .files import atomic
 from .records import differences
 
 
+def path_of(folder: Path, name: str, profile: str) -> Path:
+    """The checkpoint's file of a run.
+
+    Args:
+        folder: Folder of checkpoints.
+        name: What the run is called, as :func:`records.name` has it.
+        profile: Its profile.
+    """
+    return folder / f"{name}-{profile}.ckpt"
+
+
 def save(path: Path, identity: dict, stateful: dict, curve: list[dict], peak: float) -> None:
     """Replace the file by one that holds all that the rest of a run depends on.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,3 +32,15 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict | list) -> Path:
+    """Replace a file by numbers and texts that a person can read in a diff; its path.
+
+    Args:
+        path: The file; its folder is made.
+        content: What JSON can hold.
+    """
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+    return path

@@ -19,7 +19,7 @@ import torch
 import sparsemat
 
 from .configurations import EXPERIMENTS, Configuration
-from .files import atomic
+from .files import write_json
 from .models import Network
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def write(record: dict, folder: Path) -> Path:
     Returns:
         The path.
     """
-    return _write(record, folder / f"{name_of(record)}.json")
+    return write_json(folder / f"{name_of(record)}.json", record)
 
 
 def name(
@@ -129,13 +129,8 @@ def write_baselines(record: dict, folder: Path) -> Path:
     Returns:
         The path, ``folder/baselines/EXPERIMENT-PROFILE.json``.
     """
-    return _write(record, folder / "baselines" / "{experiment}-{profile}.json".format(**record))
-
-
-def _write(record: dict, path: Path) -> Path:
-    with atomic(path) as partial:
-        partial.write_text(json.dumps(record, indent=1) + "\n")
-    return path
+    path = folder / "baselines" / "{experiment}-{profile}.json".format(**record)
+    return write_json(path, record)
 
 
 def read_baselines(folder: Path | str, experiment: str, profile: str) -> dict:

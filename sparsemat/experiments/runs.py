@@ -82,7 +82,7 @@ def run(
         device=fabric.device.type,
         processes=devices * nodes,
     )
-    path, checkpoint = folder / f"{name}.json", runs / f"{name}-{profile}.ckpt"
+    path, checkpoint = folder / f"{name}.json", checkpoints.path_of(runs, name, profile)
     if resume and path.exists():
         return records.read(path), path
     for earlier in (path, checkpoint):
@@ -153,7 +153,7 @@ def trained(
         **{"runs": folder, "results": folder},
     )
     path = path or folder / f"{records.name_of(record)}.json"
-    state = checkpoints.read(path.with_name(f"{path.stem}-{profile}.ckpt"))
+    state = checkpoints.read(checkpoints.path_of(folder, path.stem, profile))
     if state is None:
         raise ValueError(f"{path} needs its checkpoint beside it: delete it, and run again")
     model = models.build(find(experiment, variant, profile).network, variant, seed)
