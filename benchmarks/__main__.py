@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 from dataclasses import asdict
@@ -13,6 +12,9 @@ from pathlib import Path
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the memory profiler is chatty otherwise
 
 import torch
+
+from sparsemat.experiments import provenance
+from sparsemat.experiments.files import write_json
 
 from . import (
     attention,
@@ -64,7 +66,7 @@ def main() -> None:
     print(
         f"(goal {imports.GOAL_SECONDS} s: {'met' if added <= imports.GOAL_SECONDS else 'missed'})"
     )
-    chosen = options.areas or known
+    chosen, commit, load = options.areas or known, provenance.commit(), [os.getloadavg()[1]]
     areas = [area for area in chosen if area in AREAS]
     rows = table(areas, options.rounds) if areas else []
     grown = growth.record(max(3, options.rounds // 3)) if GROWTH in chosen else {}
@@ -73,19 +75,20 @@ def main() -> None:
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
-            "processor": _processor(),
+            "processor": provenance.processor(),
             "cores": os.cpu_count(),
             "threads": options.threads,
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "commit": commit,
+        "load": [*load, os.getloadavg()[1]],  # of five minutes, before and after
         "rounds": options.rounds,
         "import_seconds": {"torch": alone, "sparsemat": added},
         "rows": rows,
     } | grown
     path = RECORDS / f"{'gpu' if torch.cuda.is_available() else 'cpu'}-{options.threads}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write_json(path, record)
     print(f"record: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
 
@@ -130,15 +133,6 @@ def _verdict(case: Case, found: Measurement) -> str:
     if case.memory_goal is not None and found.ours_mib > case.memory_goal * found.baseline_mib:
         words.append("memory missed")
     return ", ".join(words)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":
