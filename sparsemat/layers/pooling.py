@@ -91,7 +91,7 @@ class _MatrixAvgPool(MatrixLayer):
 
     @property
     def windows(self) -> Windows:
-        """The geometry: which pixels every output reads."""
+        """The geometry, that is which pixels every output reads."""
         return avg_pool_geometry(self, self.input_size)
 
     @property
@@ -239,7 +239,7 @@ class MaxPool2d(MatrixLayer, nn.MaxPool2d):
 
     @property
     def windows(self) -> Windows:
-        """The geometry: which pixels every output reads."""
+        """The geometry, that is which pixels every output reads."""
         return pool_windows(
             *(self.input_size, self.kernel_size, self.stride, self.padding),
             *(self.ceil_mode, self.dilation),

@@ -66,7 +66,7 @@ class Run(NamedTuple):
 
 
 class GatherProduct(Product):
-    """``W(theta) @ x`` for a regular pattern. Made by :meth:`of`.
+    """``W(theta) @ x`` for a regular pattern. Made by ``of``.
 
     Args:
         pattern: The pattern of W.
