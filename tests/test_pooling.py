@@ -196,7 +196,7 @@ def test_a_border_window_has_a_divisor_of_its_own():
 def test_wrong_inputs_are_named(layer, shape):
     with pytest.raises(ValueError) as error:
         layer(torch.zeros(shape))
-    assert "(4, 5)" in str(error.value) and str(shape) in str(error.value)
+    assert "C, 4, 5)" in str(error.value) and str(shape) in str(error.value)
 
 
 def test_a_selection_is_of_one_image():
@@ -206,9 +206,9 @@ def test_a_selection_is_of_one_image():
 
 ERRORS = {
     "padding must be at most half the window, got 2 and window 3": {"padding": 2},
-    "kernel_size must be integers of at least 1, got (0, 0)": {"kernel_size": 0},
-    "stride must be integers of at least 1, got (0, 0)": {"stride": 0},
-    "input_size must have 2 entries, one a dimension, got (4,)": {"input_size": (4,)},
+    "kernel_size must be integers of at least 1, got 0": {"kernel_size": 0},
+    "stride must be integers of at least 1, got 0": {"stride": 0},
+    "input_size must have 2 entries, one a dimension, got (4, 4, 4)": {"input_size": (4, 4, 4)},
     "the window must fit the padded input, got extent 3 and size 2": {"input_size": 2},
 }
 
@@ -226,9 +226,9 @@ def test_bad_arguments_are_named(kind, message):
     [
         (
             lambda: sm.AvgPool2d(2, input_size=4, divisor_override=0),
-            "divisor_override must be at least 1",
+            "divisor_override must be an integer of at least 1",
         ),
-        (lambda: sm.avg_pool_pattern(0, 4, 2), "channels must be at least 1, got 0"),
+        (lambda: sm.avg_pool_pattern(0, 4, 2), "channels must be an integer of at least 1, got 0"),
         (
             lambda: sm.MaxPool2d((1, 2), input_size=(3, 1), padding=(0, 1), dilation=(1, 2)),
             "every window must hold a cell of the input",

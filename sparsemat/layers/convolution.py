@@ -302,7 +302,5 @@ def _refuse_other_size(module: Conv2d, shape: tuple[int, ...]) -> None:
         raise ValueError(f"the layer's input shape is {expected}, got input_shape={shape}")
 
 
-register(
-    Rule(STOCK, _matrix, _layer, relies_on=("forward", "_conv_forward"), options=("tied", "form"))
-)
+register(Rule(STOCK, _matrix, _layer, options=("tied", "form")))
 register(Rule(OWN, _matrix_of_own, _own_layer, options=("tied",)))
