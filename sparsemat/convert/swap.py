@@ -113,15 +113,23 @@ def _made(
 
 def _layer(part: nn.Module, rule: Rule, calls: list[Call], options: dict[str, Any]) -> nn.Module:
     as_torch = any(len(call.args) != 1 or call.kwargs for call in calls)
-    options = options | {"as_torch": as_torch}
-    shapes = list(dict.fromkeys(one_shape(part, call) for call in calls))
-    first = rule.layer(part, shapes[0], options)
+    outputs: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for call in calls:
+        shape = tuple(getattr(call.output, "shape", ()))
+        outputs.setdefault(one_shape(part, call), []).append(shape)
+    shapes = list(outputs)
+
+    def made(shape: tuple[int, ...]) -> nn.Module:
+        more = {"as_torch": as_torch, "outputs": outputs[shape]}
+        return rule.layer(part, shape, options | more)
+
+    first = made(shapes[0])
     sized = isinstance(getattr(first, "input_size", None), tuple)
     if not sized or len(shapes) == 1:
         return first
     if not options["tied"] and "tied" in rule.options:
         raise ValueError(f"tied=False needs images of one size, got {shapes[0]} and {shapes[1]}")
-    return PerSize([first, *(rule.layer(part, shape, options) for shape in shapes[1:])])
+    return PerSize([first, *map(made, shapes[1:])])
 
 
 def _rule(part: nn.Module, path: str) -> Rule | None:
