@@ -6,8 +6,9 @@ from .attention import SelfAttention, third_order
 from .convolution import Conv1d, Conv2d, Conv3d
 from .gated import GRU, LSTM, BidirectionalRNN
 from .linear import SparseLinear
+from .maxima import MaxPool2d
 from .multihead import MultiheadAttention
-from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool2d, avg_pool_pattern
+from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, avg_pool_pattern
 from .recurrence import RNN
 from .transposed import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 
