@@ -26,7 +26,7 @@ class Case(NamedTuple):
 def assert_near(actual, expected):
     assert actual.shape == expected.shape
     scale = expected.abs().max().item() if expected.numel() else 1
-    atol = TOLERANCE[actual.dtype] * max(scale, 1)
+    atol = TOLERANCE[actual.dtype.to_real()] * max(scale, 1)
     torch.testing.assert_close(actual, expected.to(actual.dtype), rtol=0, atol=atol)
 
 

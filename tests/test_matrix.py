@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_pattern import patterns
 
 from sparsemat import Pattern, SparseMatrix, attention_pattern, conv_pattern, recurrence_patterns
-from sparsemat.matrix import require_memory
+from sparsemat.algebra import require_memory
 
 CIRCULAR = conv_pattern(1, 1, (2, 2), 3, padding=1, padding_mode="circular")
 CASES = {
