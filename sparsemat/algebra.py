@@ -184,6 +184,22 @@ def require_memory(what: str, numel: int, dtype: torch.dtype, device: torch.devi
     memory.require(f"{what} of {dtype}", numel * dtype.itemsize, total, device.type)
 
 
+def as_dtype(dtype: torch.dtype | None) -> torch.dtype:
+    """A type of fractions, torch's default if None.
+
+    Raises:
+        TypeError: It is no type of torch's.
+        ValueError: It is a type of integers or booleans.
+    """
+    if dtype is None:
+        return torch.get_default_dtype()
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
+    if not (dtype.is_floating_point or dtype.is_complex):
+        raise ValueError(f"dtype must be floating-point or complex, got {dtype}")
+    return dtype
+
+
 def check_scalar(matrix: Matrix, value: object) -> bool:
     """Whether this is a number by which the matrix can be multiplied.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
-from .algebra import Matrix, check_scalar, require_memory
+from .algebra import Matrix, as_dtype, check_scalar, require_memory
 from .live import Live
 from .pattern import Pattern
 from .products import Product, choose
@@ -31,7 +31,7 @@ class SparseMatrix(Matrix):
             ``pattern.num_parameters`` entries, or such a tensor that is computed at each use.
 
     Raises:
-        TypeError: ``pattern`` is no pattern.
+        TypeError: ``pattern`` is no pattern, or ``theta`` no numbers.
         ValueError: ``theta`` has the wrong number of entries.
     """
 
@@ -117,8 +117,14 @@ class SparseMatrix(Matrix):
         return self._with(lambda: self.theta.conj())
 
     def to(self, *args, **kwargs) -> SparseMatrix:
-        """The matrix with ``theta.to(...)``: another dtype or device."""
-        return SparseMatrix(self.pattern, self.theta.to(*args, **kwargs))
+        """The matrix with ``theta.to(...)``: another dtype or device.
+
+        Raises:
+            ValueError: The type holds no fractions.
+        """
+        theta = self.theta.to(*args, **kwargs)
+        as_dtype(theta.dtype)
+        return SparseMatrix(self.pattern, theta)
 
     def detach(self) -> SparseMatrix:
         """The matrix of the parameters of now: later changes and gradients do not reach it."""
@@ -245,7 +251,12 @@ class SparseMatrix(Matrix):
 
 
 def _flat(theta: torch.Tensor) -> torch.Tensor:
-    theta = torch.as_tensor(theta)
+    if theta is None or isinstance(theta, (str, bytes, dict, set)):
+        raise TypeError(f"theta must be a tensor or numbers, got {type(theta).__name__}")
+    try:
+        theta = torch.as_tensor(theta)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"theta must be a tensor or numbers, got {type(theta).__name__}") from error
     if not (theta.is_floating_point() or theta.is_complex()):
         theta = theta.to(torch.get_default_dtype())
     return theta if theta.ndim == 1 else theta.reshape(-1)

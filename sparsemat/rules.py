@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from .algebra import as_dtype
 from .arguments import as_tuple
 from .live import Live
 from .matrix import SparseMatrix
@@ -138,22 +139,6 @@ def methods(kind: type[nn.Module]) -> tuple[str, ...]:
 
 def _defined(kind: type, name: str) -> object:
     return next((vars(part)[name] for part in kind.__mro__ if name in vars(part)), None)
-
-
-def as_dtype(dtype: torch.dtype | None) -> torch.dtype:
-    """A type of fractions, torch's default if None.
-
-    Raises:
-        TypeError: It is no type of torch's.
-        ValueError: It is a type of integers or booleans.
-    """
-    if dtype is None:
-        return torch.get_default_dtype()
-    if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
-    if not (dtype.is_floating_point or dtype.is_complex):
-        raise ValueError(f"dtype must be floating-point or complex, got {dtype}")
-    return dtype
 
 
 def like(module: nn.Module, dtype: torch.dtype | None, device: Any) -> torch.Tensor:

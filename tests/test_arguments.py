@@ -178,6 +178,8 @@ def bad_arguments():
                 for what, value in values.items():
                     if what == "zero" and call in EMPTY_IS_FINE:
                         continue
+                    if what == "too many numbers" and name == "input_size" and "pattern" in call:
+                        continue  # the number of dimensions is free
                     yield f"{call}, {name}: {what}", (function, right | {name: value}, name, value)
 
 
@@ -222,6 +224,8 @@ INPUTS = {
 
 @pytest.mark.parametrize("build, value", INPUTS.values(), ids=INPUTS)
 def test_what_is_no_input_is_refused(build, value):
+    if torch.is_tensor(value) and isinstance(build(), (sm.RNN, sm.SelfAttention)):
+        value = value[0]
     with pytest.raises((ValueError, TypeError)) as error:
         build()(value)
     shape = getattr(value, "dtype", type(value).__name__)
@@ -485,7 +489,7 @@ OTHERS = {
     ),
     "from_linear, mask: numbers": (
         lambda: sm.SparseLinear.from_linear(nn.Linear(2, 2), torch.ones(2, 2)),
-        "mask must be booleans .*torch.float32",
+        "mask must be booleans, got torch.float32",
     ),
     "from_linear: a convolution": (
         lambda: sm.SparseLinear.from_linear(nn.Conv2d(1, 1, 1), torch.ones(1, 1, 1, 1) > 0),
@@ -588,26 +592,56 @@ PAIRS = {
 SPELLINGS = {
     "numbers": {"kernel_size": 3, "stride": 2, "padding": 1},
     "one-element tuples": {"kernel_size": (3,), "stride": (2,), "padding": (1,)},
-    "lists": {"kernel_size": [3, 3], "stride": [2, 2], "padding": [1, 1]},
-    "no stride": {"kernel_size": (3,), "stride": None},
-    "an empty stride": {"kernel_size": (3,), "stride": ()},
+    "one-element lists": {"kernel_size": [3], "stride": [2], "padding": [1]},
+    "pairs": {"kernel_size": (3, 3), "stride": (2, 2), "padding": (1, 1)},
+    "tensors": {name: torch.tensor(v) for name, v in (("kernel_size", 3), ("stride", 2))}
+    | {"padding": np.int64(1)},
 }
 
 
 @pytest.mark.parametrize("options", SPELLINGS.values(), ids=SPELLINGS)
 @pytest.mark.parametrize("mine, native, channels", PAIRS.values(), ids=PAIRS)
-def test_every_spelling_that_torch_takes_means_the_same(mine, native, channels, options):
-    """What torch refuses in a call, we refuse when the layer is made."""
+def test_every_spelling_means_the_same(mine, native, channels, options):
     x = torch.randn(2, 1, 7, 7)
-    try:
-        module = native(*channels, **options)
-        expected = module(x)
-    except (RuntimeError, TypeError, AssertionError):
-        with pytest.raises(ValueError, match=r"must be integers of at least 1, got (None|none)"):
-            mine(*channels, **options, input_size=(7,))
-        return
+    module = native(*channels, 3, 2, 1)
     layer = mine(*channels, **options, input_size=(7,))
     layer.load_state_dict(module.state_dict())
-    torch.testing.assert_close(layer(x), expected)
-    W, b = sm.to_matrix(module, (1, 7, 7))
-    torch.testing.assert_close(W @ x[0].reshape(-1) + b, expected[0].reshape(-1)) if W else None
+    torch.testing.assert_close(layer(x), module(x))
+
+
+@pytest.mark.parametrize("spelling", [(2,), [2]], ids=repr)
+def test_a_module_with_one_element_tuples_means_what_torch_means(spelling):
+    """Torch's functions take one number for all dimensions; its convolutions want all alike."""
+    x = torch.randn(1, 2, 8, 8)
+    modules = [nn.AvgPool2d(spelling, spelling), nn.AvgPool2d(spelling)]
+    convolution = nn.Conv2d(2, 2, 2)
+    convolution.stride = convolution.dilation = (1,)
+    convolution.padding = (1,)
+    for module in (*modules, convolution):
+        W, b = sm.to_matrix(module, (2, 8, 8))
+        expected = module(x)
+        torch.testing.assert_close(W @ x.reshape(-1) + b, expected.reshape(-1))
+        torch.testing.assert_close(sm.from_module(module, (2, 8, 8))(x), expected)
+    maxima = nn.MaxPool2d(spelling, padding=(1,))
+    torch.testing.assert_close(sm.from_module(maxima, (2, 8, 8))(x), maxima(x))
+
+
+@pytest.mark.parametrize("stride", [None, (), []], ids=repr)
+@pytest.mark.parametrize("name", ["AvgPool1d", "AvgPool2d", "AvgPool3d", "MaxPool2d"])
+def test_no_stride_of_a_pooling_is_its_window(name, stride):
+    dims = int(name[-2])
+    native = getattr(nn, name)(2)
+    layer = getattr(sm, name)(2, stride, input_size=4)
+    native.stride = stride if stride is not None else native.stride
+    x = torch.randn(1, 2, *(4,) * dims)
+    torch.testing.assert_close(layer(x), native(x))
+    torch.testing.assert_close(sm.from_module(native, tuple(x.shape[1:]))(x), native(x))
+
+
+@pytest.mark.parametrize("stride", [None, ()], ids=repr)
+@pytest.mark.parametrize("kind", [sm.Conv2d, sm.ConvTranspose2d])
+def test_a_convolution_needs_a_stride(kind, stride):
+    with pytest.raises(
+        ValueError, match=r"stride must (be integers|have 2 entries).*got (None|\(\))"
+    ):
+        kind(1, 1, 3, stride, input_size=5)

@@ -47,6 +47,7 @@ def builder(arguments, options, tied=True):
 
 
 class TestTied(LayerContract):
+    takes_complex = True
     cases = {name: builder(*layer) for name, layer in LAYERS.items()}  # noqa: RUF012
 
     def test_initial_parameters_are_those_of_torch(self, build):
@@ -66,6 +67,7 @@ class TestTied(LayerContract):
 
 
 class TestUntied(LayerContract):
+    takes_complex = True
     cases = {name: builder(*layer, tied=False) for name, layer in LAYERS.items()}  # noqa: RUF012
     same_parameters = False
 

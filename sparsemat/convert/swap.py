@@ -63,6 +63,8 @@ def from_module(
             is (its weight is read by other code, say), or its matrix layer did not.
     """
     check_module(module)
+    if only is not None and not callable(only):
+        raise TypeError(f"only must be a function of a path and a part, got {only!r}")
     options = {"tied": tied, "causal": causal, "window": window, "form": form}
     _check_options(module, options)
     network = deepcopy(module)

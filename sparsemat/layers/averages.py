@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..algebra import as_dtype
 from ..matrix import SparseMatrix
 from ..pattern import Pattern
 from ..products import Product, choose
 from ..products.product import is_traced
-from ..rules import Affine, as_dtype
+from ..rules import Affine
 from .base import MatrixLayer, as_images
 
 

@@ -16,7 +16,7 @@ from ..pattern import Pattern
 from ..rules import Rule, image_size, refuse, register
 from ..windows import Windows, combine_axes, pool_windows
 from .averages import own_layer
-from .base import MatrixLayer, as_images, check_flags
+from .base import MatrixLayer, as_images, check_flags, require_tensor
 
 
 class MaxPool2d(MatrixLayer, nn.MaxPool2d):
@@ -87,11 +87,12 @@ class MaxPool2d(MatrixLayer, nn.MaxPool2d):
             Matrix of shape ``(channels * prod(output), channels * prod(input))``, one triple a row.
 
         Raises:
+            TypeError: ``x`` is no tensor.
             ValueError: ``x`` has another shape.
         """
-        if not torch.is_tensor(x) or x.ndim != 3:
-            got = tuple(getattr(x, "shape", ()))
-            raise ValueError(f"x must be one image (C, *{self.input_size}), got {got}")
+        require_tensor(x)
+        if x.ndim != 3:
+            raise ValueError(f"x must be one image (C, *{self.input_size}), got {tuple(x.shape)}")
         images = as_images(x, None, self.input_size)
         chosen = self._first_maximisers(images.detach().flatten(2).permute(1, 2, 0))[..., 0]
         channels, outputs = chosen.shape
