@@ -213,7 +213,7 @@ class KroneckerPattern(Pattern):
         return part.by_row()
 
     def rows(self, start: int, stop: int) -> Pattern:
-        """The pattern of ``W[start:stop]``, from the factors; see :meth:`Pattern.rows`.
+        """The pattern of ``W[start:stop]``, from the factors; see :meth:`~sparsemat.Pattern.rows`.
 
         The triples of a row lie together, rows ascending.
         """

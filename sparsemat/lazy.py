@@ -103,7 +103,7 @@ class Chain(_Composite):
 
     @property
     def T(self) -> Matrix:
-        """The transposed matrix: the transposed factors in reverse."""
+        """The transposed matrix, of the transposed factors in reverse."""
         return Chain(*(part.T for part in reversed(self.parts)))
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
@@ -137,7 +137,7 @@ class Sum(_Composite):
 
     @property
     def T(self) -> Matrix:
-        """The transposed matrix: the sum of the transposed terms."""
+        """The transposed matrix, the sum of the transposed terms."""
         return Sum(*(part.T for part in self.parts))
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
@@ -223,7 +223,7 @@ class Block(_Composite):
 
     @property
     def T(self) -> Matrix:
-        """The transposed matrix: the transposed blocks in transposed places."""
+        """The transposed matrix, of the transposed blocks in transposed places."""
         columns = zip(*self.rows, strict=True)
         return Block([[None if b is None else b.T for b in column] for column in columns])
 
@@ -262,7 +262,7 @@ class Kronecker(_Composite):
 
     @property
     def T(self) -> Matrix:
-        """The transposed matrix: the transposed factors."""
+        """The transposed matrix, of the transposed factors."""
         return Kronecker(*(part.T for part in self.parts))
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:

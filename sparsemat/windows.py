@@ -90,7 +90,7 @@ def conv_windows(
     dilation: Sequence[int],
     padding_mode: str = "zeros",
 ) -> Windows:
-    """The windows of a convolution, as torch places them; arguments as :func:`conv_pattern`'s.
+    """The windows of a convolution, with the arguments of :func:`~sparsemat.conv_pattern`.
 
     Raises:
         ValueError: The output would be empty, or the padding is too wide for its mode.
@@ -189,7 +189,7 @@ def padding_pairs(
     stride: Sequence[int],
     dilation: Sequence[int],
 ) -> list[tuple[int, int]]:
-    """``(before, after)`` a dimension, from any form that :func:`conv_pattern` takes.
+    """``(before, after)`` a dimension, from any form that :func:`~sparsemat.conv_pattern` takes.
 
     Raises:
         ValueError: The form is unknown, a number is negative, or ``"same"`` meets a stride.

@@ -277,6 +277,7 @@ ERRORS = {
     "in_channels must be an integer of at least 1, got 0": ((0, 1, 1, 5), {}),
     "out_channels must be an integer of at least 1, got 0": ((1, 0, 1, 5), {}),
     "groups must be an integer of at least 1, got 0": ((1, 1, 1, 5), {"groups": 0}),
+    "input_size must have 2 entries, one a dimension, got (5, 5, 5)": ((1, 1, 1, (5, 5, 5)), {}),
     "got extent 6 and size 5": ((1, 1, 6, 5), {}),
     "got extent 7 and size 6": ((1, 1, 4, 4), {"dilation": 2, "padding": 1}),
     "kernel_size must be integers of at least 1, got 0": ((1, 1, 0, 5), {}),

@@ -66,7 +66,7 @@ class _MatrixConv(KernelLayer):
 
     @property
     def windows(self) -> Windows:
-        """The geometry: which pixels every output reads."""
+        """The geometry, that is which pixels every output reads."""
         return geometry(self, self.input_size)
 
     @property

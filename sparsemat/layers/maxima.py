@@ -62,7 +62,7 @@ class MaxPool2d(MatrixLayer, nn.MaxPool2d):
 
     @property
     def windows(self) -> Windows:
-        """The geometry: which pixels every output reads."""
+        """The geometry, that is which pixels every output reads."""
         return pool_windows(
             *(self.input_size, self.kernel_size, self.stride, self.padding),
             *(self.ceil_mode, self.dilation),

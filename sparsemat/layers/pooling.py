@@ -91,7 +91,7 @@ class _MatrixAvgPool(AverageLayer):
 
     @property
     def windows(self) -> Windows:
-        """The geometry: which pixels every output reads."""
+        """The geometry, that is which pixels every output reads."""
         return avg_pool_geometry(self, self.input_size)
 
     @property

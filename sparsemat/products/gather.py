@@ -30,7 +30,7 @@ from .tables import Tables, UntiedTables, find
 
 
 class GatherProduct(Product):
-    """``W(theta) @ x`` for a regular pattern. Made by :meth:`of`.
+    """``W(theta) @ x`` for a regular pattern. Made by ``of``.
 
     Args:
         pattern: The pattern of W.

@@ -16,7 +16,7 @@ MOST_STEP = 32  # stride or dilation tried where the pattern leaves it open
 
 
 class NativeProduct(Product):
-    """``W(theta) @ x`` for channels (x) shifts, by ``torch.convolution``. Made by :meth:`of`.
+    """``W(theta) @ x`` for channels (x) shifts, by ``torch.convolution``. Made by ``of``.
 
     Args:
         pattern: The pattern of W.
