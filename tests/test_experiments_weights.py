@@ -28,6 +28,7 @@ def test_weights_are_kept_and_give_the_same_network(run, kept):
     results, folder, name = kept
     arguments = ["--runs", str(folder), "--results", str(results)]
     assert main(["weights", str(results / name), *arguments]) == 0
+    assert weights.record(results, "etth1-tied-0") == run[0]
     model = weights.load(results, "etth1-tied-0")
     assert training.weights_sha256(model) == run[0]["weights_sha256"]
     x, y = datasets.load("etth1-standin").test
