@@ -3,6 +3,7 @@
 from . import embedding, normalisation, padding, resampling, reshaping, simple
 from .adaptive import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d
 from .attention import SelfAttention, third_order
+from .cells import GRUCell, LSTMCell, RNNCell
 from .convolution import Conv1d, Conv2d, Conv3d
 from .gated import GRU, LSTM, BidirectionalRNN
 from .linear import SparseLinear
@@ -17,7 +18,9 @@ __all__ = [
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
     "GRU",
+    "GRUCell",
     "LSTM",
+    "LSTMCell",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -31,6 +34,7 @@ __all__ = [
     "MaxPool2d",
     "MultiheadAttention",
     "RNN",
+    "RNNCell",
     "SelfAttention",
     "SparseLinear",
     "avg_pool_pattern",
