@@ -351,6 +351,15 @@ def test_it_is_a_snapshot_and_leaves_the_network_alone():
     assert torch.equal(system.solve(r), z)
 
 
+def test_a_local_map_outlives_other_runs_of_the_network():
+    model, x = made("CNN with sums and concatenations")
+    local = sm.local_map(model, x)
+    before = local @ x.reshape(-1)
+    sm.block_system(model, x)
+    sm.summary(model, x[None])
+    assert torch.equal(local @ x.reshape(-1), before)
+
+
 def test_several_inputs():
     torch.manual_seed(0)
     model = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True).double().eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -52,7 +53,9 @@ class Jacobian(Matrix):
 
     def _pushed(self, v: torch.Tensor) -> torch.Tensor:
         """The derivative along v, in forward mode."""
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward mode
+        # fused attention has no forward mode; torch warns of its own use of a deprecated name
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
             _, along = torch.func.jvp(self._function, (self._x.detach(),), (v,))
         return along.detach().reshape(-1)
 
