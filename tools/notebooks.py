@@ -19,13 +19,14 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from pictures import shrink
 from publish import address, site, write
 from readable import Book
 from stored_outputs import with_outputs
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK, NOTEBOOKS = ROOT / "book", ROOT / "notebooks"
-MAX_BYTES = 500_000  # figures have the pixels of dense screens
+MAX_BYTES = 300_000
 HERO = BOOK / "_static" / "hero.png"  # the front page's picture, for the README
 KEPT = ("tags", "mystnb")  # cell metadata that both halves carry
 METADATA = {
@@ -195,8 +196,9 @@ def check() -> int:
 
 
 def clean_outputs(outputs: list) -> list:
-    """Outputs without what differs from run to run."""
+    """Outputs without what differs from run to run, their pictures small."""
     for output in outputs:
+        shrink(output)
         if output.output_type == "error":
             output.traceback = [f"{output.ename}: {output.evalue}"]
         if "metadata" in output:

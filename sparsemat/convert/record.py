@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..arguments import as_tuple
+from ..rules import checked_shape
 from ..rules import like as like_of
 
 Example = Sequence[int] | torch.Tensor | Sequence[torch.Tensor] | Mapping[str, Any]
@@ -74,9 +74,9 @@ def arguments(
         return (example,), {}
     if isinstance(example, Mapping):
         return (), dict(example)
-    if any(torch.is_tensor(part) for part in example):
+    if isinstance(example, (list, tuple)) and any(torch.is_tensor(part) for part in example):
         return tuple(example), {}
-    shape = as_tuple("input_shape", example) if len(example) else ()
+    shape = checked_shape(example)
     batch_second = getattr(module, "batch_first", True) is False
     size = (shape[0], batch, *shape[1:]) if batch_second else (batch, *shape)
     return (like_of(module, None, None).new_zeros(size),), {}
