@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse.csgraph import shortest_path
 from torch.nn.functional import scaled_dot_product_attention
 
 from sparsemat import Pattern
@@ -91,17 +92,16 @@ def test_other_shapes_are_not_joined(operation):
         operation(tk.causal(3), tk.causal(4))
 
 
-def test_layers_until_seen_are_the_longest_shortest_path():
+def test_the_closure_is_what_paths_reach_and_its_exponent_their_length():
     rng = np.random.default_rng(0)
     for _ in range(20):
         pattern = tk.drawn(12, 2, rng) | tk.window(12, 0)
-        power, layers = pattern, 1
-        while power.nnz < 144 and layers < 12:
-            power, layers = power @ pattern, layers + 1
-        assert tk.layers_until_seen(pattern) == (layers if power.nnz == 144 else None)
-    assert tk.layers_until_seen(tk.window(1, 0)) == 1
-    with pytest.raises(ValueError, match="see itself"):
-        tk.layers_until_seen(tk.seen(3, [0]))
+        lengths = shortest_path(square(pattern), unweighted=True)
+        reach, layers = tk.closure(pattern)
+        assert np.array_equal(square(reach), np.isfinite(lengths))
+        assert layers == lengths[np.isfinite(lengths)].max()
+    reach, layers = tk.closure(tk.window(1, 0))
+    assert (reach.nnz, layers) == (1, 1)
 
 
 REFUSED = {
@@ -113,7 +113,8 @@ REFUSED = {
     "a token that is not there": (lambda: tk.seen(3, [3]), "0..2, got 3..3"),
     "too many drawn": (lambda: tk.drawn(3, 4, np.random.default_rng(0)), "0..tokens=3, got 4"),
     "no branching": (lambda: tk.tree(1, 2), "branching"),
-    "not square": (lambda: tk.layers_until_seen(Pattern((2, 3), [0], [0], [0], 1)), r"\(2, 3\)"),
+    "not square": (lambda: tk.closure(Pattern((2, 3), [0], [0], [0], 1)), r"\(2, 3\)"),
+    "a token that does not see itself": (lambda: tk.closure(tk.seen(3, [0])), "does not: 1"),
 }
 
 

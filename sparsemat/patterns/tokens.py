@@ -98,15 +98,14 @@ def tree(branching: int, levels: int) -> Pattern:
     return siblings | up | up.T
 
 
-def layers_until_seen(pattern: Pattern) -> int | None:
-    """How many layers of a pattern until every token has seen every other: powers of the pattern.
+def closure(pattern: Pattern) -> tuple[Pattern, int]:
+    """What is seen through any number of layers of one pattern, and how many layers that takes.
 
     Args:
-        pattern: A square pattern.
+        pattern: A square pattern in which every token sees itself.
 
     Returns:
-        The least L for which the L-th boolean power has no empty cell; None if there is none up to
-        the number of tokens, hence none.
+        The largest power of the pattern, as a pattern, and the least exponent that reaches it.
 
     Raises:
         ValueError: The pattern is not square, or some token does not see itself.
@@ -114,18 +113,13 @@ def layers_until_seen(pattern: Pattern) -> int | None:
     rows, cols = pattern.shape
     if rows != cols:
         raise ValueError(f"the pattern must be square, got shape {pattern.shape}")
-    once = np.zeros(pattern.shape, dtype=np.float32)
-    once[pattern.row, pattern.col] = 1
-    if not once.diagonal().all():
-        raise ValueError("every token must see itself, so that what is seen stays seen")
-    now = np.eye(rows, dtype=np.float32)
-    for layers in range(1, max(2, rows)):
-        now, before = np.minimum(now @ once, 1), now
-        if now.all():
-            return layers
-        if (now == before).all():
-            return None
-    return None
+    blind = np.setdiff1d(np.arange(rows), pattern.row[pattern.row == pattern.col])
+    if blind.size:
+        raise ValueError(f"every token must see itself, got one that does not: {blind[0]}")
+    now, layers = pattern.distinct(), 1
+    while (more := now @ pattern).nnz > now.nnz:
+        now, layers = more, layers + 1
+    return now, layers
 
 
 def _pattern(tokens: int, i: np.ndarray, j: np.ndarray) -> Pattern:
