@@ -149,7 +149,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
     """Without gradients and fast paths; buffers and the random state are put back."""
     kept = [(part, dict(part._buffers)) for part in module.modules()]
     buffers = [b for _, own in kept for b in own.values() if b is not None]
-    values = {id(b): (b, b.clone(), b._version) for b in buffers}
+    values = {id(b): (b, b.clone()) for b in buffers}
     fast = torch.backends.mha.get_fastpath_enabled()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -161,8 +161,9 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
         for part, own in kept:
             part._buffers.update(own)
         with torch.no_grad():
-            for buffer, value, version in values.values():
-                if buffer._version != version:  # autograd's graphs outlive a run that wrote nothing
+            for buffer, value in values.values():
+                # autograd's graphs outlive a run that wrote nothing; meta tensors have no values
+                if buffer.is_meta or not torch.equal(buffer, value):
                     buffer.copy_(value)
 
 
