@@ -28,6 +28,9 @@ from .layers import (
     Conv1d,
     Conv2d,
     Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
     GRUCell,
     LSTMCell,
     MaxPool2d,
@@ -40,7 +43,7 @@ from .layers import (
 )
 from .lazy import Block, Chain, Kronecker, Sum
 from .matrix import Matrix, SparseMatrix
-from .networks import local_map, summary
+from .networks import block_system, jacobian, local_map, secant_map, summary
 from .pattern import Pattern
 from .patterns import (
     allowed_pairs,
@@ -65,7 +68,10 @@ __version__ = "0.2.0.dev0"
 __all__ = [
     "from_module",
     "to_matrix",
+    "block_system",
+    "jacobian",
     "local_map",
+    "secant_map",
     "summary",
     "Pattern",
     "kron",
@@ -86,6 +92,9 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "BidirectionalRNN",
     "GRU",
     "GRUCell",

@@ -217,7 +217,7 @@ class KroneckerPattern(Pattern):
 
         The triples of a row lie together, rows ascending.
         """
-        self._check_rows(start, stop)
+        start, stop = self._checked_rows(start, stop)
         if not self.tied:
             return super().rows(start, stop)
         digits = np.unravel_index(np.arange(start, stop), [f.shape[0] for f in self.factors])

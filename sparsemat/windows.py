@@ -143,7 +143,8 @@ def pool_windows(
     """
     dims = len(size)
     kernel = as_tuple("kernel_size", kernel_size, dims)
-    stride = kernel if stride is None or stride == () else as_tuple("stride", stride, dims)
+    is_default = stride is None or (isinstance(stride, (list, tuple)) and len(stride) == 0)
+    stride = kernel if is_default else as_tuple("stride", stride, dims)
     padding = as_tuple("padding", padding, dims, least=0)
     dilation = as_tuple("dilation", dilation, dims)
     outputs = []
