@@ -14,6 +14,9 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the memory profiler is chatty
 
 import torch
 
+from sparsemat.experiments import provenance
+from sparsemat.experiments.files import write_json
+
 from . import (
     attention,
     convolution,
@@ -46,10 +49,11 @@ COLUMNS = "{:<54} {:<28} {:>6} {:>13} {:>6} {:>8} {:>9} {:>9}  {}"
 
 
 def main() -> None:
-    """Run the chosen areas and print a line a case; a run of all of them writes a record."""
+    """Run the chosen areas and print a line a case; a run of all of them writes the record."""
     known = [*AREAS, GROWTH]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("areas", nargs="*", help=f"any of {', '.join(known)}; all if none")
+    parser.add_argument("--record", action="store_true", help="put these areas into the record")
     parser.add_argument("--rounds", type=int, default=21, help="rounds a case (default 21)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
     options = parser.parse_args()
@@ -59,34 +63,56 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
 
+    path = RECORDS / f"{'gpu' if torch.cuda.is_available() else 'cpu'}-{options.threads}.json"
+    chosen, place = options.areas or known, _place(options.threads)
+    old = json.loads(path.read_text()) if options.areas and path.exists() else dict(place)
+    if options.record and (other := {name: old[name] for name in place}) != place:
+        parser.error(f"{path.name} is of {other}, not of {place}: measure all areas")
+
     alone, added = imports.seconds(imports.ALONE), imports.seconds(imports.ADDED)
     print(f"import torch {alone:.2f} s; import sparsemat adds {added:.3f} s", end=" ")
     print(
         f"(goal {imports.GOAL_SECONDS} s: {'met' if added <= imports.GOAL_SECONDS else 'missed'})"
     )
-    chosen = options.areas or known
+    measured = _started(options.rounds)
     areas = [area for area in chosen if area in AREAS]
     rows = table(areas, options.rounds) if areas else []
     grown = growth.record(max(3, options.rounds // 3)) if GROWTH in chosen else {}
-    if options.areas:
-        return  # a record holds the whole table
-    record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    if options.areas and not options.record:
+        return
+    measured["load"].append(os.getloadavg()[1])
+    kept = [row for row in old.get("rows", []) if row["area"] not in areas]
+    order = list(AREAS)
+    record = old | {
+        "import_seconds": {"torch": alone, "sparsemat": added},
+        "measured": old.get("measured", {}) | dict.fromkeys(chosen, measured),
+        "rows": sorted(kept + rows, key=lambda row: order.index(row["area"])),
+    }
+    write_json(path, record | grown)
+    print(f"record: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+
+
+def _place(threads: int) -> dict:
+    """The machine and the versions: a record has one of each."""
+    return {
         "machine": {
-            "processor": _processor(),
+            "processor": provenance.processor(),
             "cores": os.cpu_count(),
-            "threads": options.threads,
+            "threads": threads,
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "rounds": options.rounds,
-        "import_seconds": {"torch": alone, "sparsemat": added},
-        "rows": rows,
-    } | grown
-    path = RECORDS / f"{'gpu' if torch.cuda.is_available() else 'cpu'}-{options.threads}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"record: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+    }
+
+
+def _started(rounds: int) -> dict:
+    """What a record says of each area that is measured now."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": provenance.commit(),
+        "rounds": rounds,
+        "load": [os.getloadavg()[1]],  # of the last five minutes; that at the end follows
+    }
 
 
 def table(areas: list[str], rounds: int) -> list[dict]:
@@ -130,15 +156,6 @@ def _verdict(case: Case, found: Measurement) -> str:
     if case.memory_goal is not None and found.ours_mib > case.memory_goal * found.baseline_mib:
         words.append("memory missed")
     return ", ".join(words)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def cases() -> Iterator[Case]:
 def small_dense_products(product: GatherProduct, is_first: bool) -> Callable[[], None]:
     """The dense products of a forward and a backward pass, block by block, on rows at hand."""
     vectors = torch.empty(product.shape[1], convolution.BATCH)
-    shapes = [block.shape for run in product.runs(vectors) for block in run.blocks]
+    shapes = [block.shape for run in product.blocks.runs(vectors) for block in run.blocks]
     outputs, n = product.sizes[1], convolution.BATCH
     buffer = torch.randn(max(map(prod, shapes)) * n)
     sides = [

@@ -28,8 +28,14 @@ from .layers import (
     Conv1d,
     Conv2d,
     Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    GRUCell,
+    LSTMCell,
     MaxPool2d,
     MultiheadAttention,
+    RNNCell,
     SelfAttention,
     SparseLinear,
     avg_pool_pattern,
@@ -37,7 +43,7 @@ from .layers import (
 )
 from .lazy import Block, Chain, Kronecker, Sum
 from .matrix import Matrix, SparseMatrix
-from .networks import local_map, summary
+from .networks import block_system, jacobian, local_map, secant_map, summary
 from .pattern import Pattern
 from .patterns import (
     allowed_pairs,
@@ -45,8 +51,10 @@ from .patterns import (
     conv_pattern,
     dense_pattern,
     diagonal_pattern,
+    gru_pattern,
     identity_pattern,
     lag_pattern,
+    lstm_pattern,
     mask_pattern,
     one_hot_pattern,
     permutation_pattern,
@@ -60,7 +68,10 @@ __version__ = "0.2.0.dev0"
 __all__ = [
     "from_module",
     "to_matrix",
+    "block_system",
+    "jacobian",
     "local_map",
+    "secant_map",
     "summary",
     "Pattern",
     "kron",
@@ -81,10 +92,16 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "BidirectionalRNN",
     "GRU",
+    "GRUCell",
     "LSTM",
+    "LSTMCell",
     "RNN",
+    "RNNCell",
     "SelfAttention",
     "SparseLinear",
     "allowed_pairs",
@@ -93,8 +110,10 @@ __all__ = [
     "conv_pattern",
     "dense_pattern",
     "diagonal_pattern",
+    "gru_pattern",
     "identity_pattern",
     "lag_pattern",
+    "lstm_pattern",
     "mask_pattern",
     "one_hot_pattern",
     "permutation_pattern",

@@ -28,8 +28,8 @@ def as_tuple(
     return tuple(as_size(name, v, least, "integers") for v in values) or _refuse_empty(name, least)
 
 
-def as_size(name: str, value: int, least: int = 1, what: str = "an integer") -> int:
-    """An integer of at least ``least``; booleans and rounded numbers are none.
+def as_size(name: str, value: int, least: int | None = 1, what: str = "an integer") -> int:
+    """An integer of at least ``least``, if there is one; booleans and rounded numbers are none.
 
     ``what`` is the word for it in the message.
 
@@ -40,9 +40,28 @@ def as_size(name: str, value: int, least: int = 1, what: str = "an integer") -> 
         number = operator.index(value)
     except (TypeError, RuntimeError):  # a tensor of a float raises the latter
         number = None
-    if number is None or isinstance(value, (bool, np.bool_)) or number < least:
-        raise ValueError(f"{name} must be {what} of at least {least}, got {value!r}")
+    is_integer = number is not None and not isinstance(value, (bool, np.bool_))
+    if not is_integer or (least is not None and number < least):
+        bound = "" if least is None else f" of at least {least}"
+        raise ValueError(f"{name} must be {what}{bound}, got {value!r}")
     return number
+
+
+def as_array(name: str, value: object) -> np.ndarray:
+    """An array of one axis, from anything that NumPy makes one of; tensors come to the CPU.
+
+    Raises:
+        ValueError: With what it is instead.
+    """
+    try:
+        array = np.asarray(value.cpu() if hasattr(value, "cpu") else value)
+    except ValueError:  # lists of several lengths
+        array = None
+    if array is None or array.ndim != 1:
+        shape = "" if array is None or array.ndim == 0 else f" of shape {array.shape}"
+        got = f"an array{shape}" if shape else repr(value)
+        raise ValueError(f"{name} must be one-dimensional, got {got}")
+    return array
 
 
 def as_flag(name: str, value: bool) -> bool:

@@ -162,16 +162,21 @@ def matrix_to_tokens(matrix: torch.Tensor, embedding: torch.Tensor) -> torch.Ten
     """
     _check_rank("matrix", matrix, 2)
     _check_rank("embedding", embedding, 2)
-    if matrix.shape[1] != embedding.shape[1]:
+    if matrix.shape[1] != embedding.shape[1] or matrix.shape[1] == 0:
         raise ValueError(
-            f"matrix and embedding must have one width, got {matrix.shape[1]} "
+            f"matrix and embedding must have one width of at least 1, got {matrix.shape[1]} "
             f"and {embedding.shape[1]}"
         )
-    same = (matrix[:, None, :] == embedding).all(-1)
-    for step, count in enumerate(same.sum(1).tolist()):
+    # equal vectors get one number, without a comparison of every row with every token
+    vectors, number = torch.cat([embedding, matrix]).unique(dim=0, return_inverse=True)
+    known, asked = number.split([len(embedding), len(matrix)])
+    holders = torch.bincount(known, minlength=len(vectors))[asked]
+    for step, count in enumerate(holders.tolist()):
         if count != 1:
             raise ValueError(f"row {step} must be the vector of exactly one token, got {count}")
-    return same.int().argmax(1)
+    token = torch.zeros_like(number)
+    token[known] = torch.arange(len(known), device=number.device)
+    return token[asked]
 
 
 def commutation_order(rows: int, cols: int) -> np.ndarray:

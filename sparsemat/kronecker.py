@@ -213,11 +213,11 @@ class KroneckerPattern(Pattern):
         return part.by_row()
 
     def rows(self, start: int, stop: int) -> Pattern:
-        """The pattern of ``W[start:stop]``, from the factors; see :meth:`Pattern.rows`.
+        """The pattern of ``W[start:stop]``, from the factors; see :meth:`~sparsemat.Pattern.rows`.
 
         The triples of a row lie together, rows ascending.
         """
-        self._check_rows(start, stop)
+        start, stop = self._checked_rows(start, stop)
         if not self.tied:
             return super().rows(start, stop)
         digits = np.unravel_index(np.arange(start, stop), [f.shape[0] for f in self.factors])

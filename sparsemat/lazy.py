@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import torch
 
-from .matrix import Matrix
+from .algebra import Matrix, check_scalar
 
 
 class _Composite(Matrix):
@@ -44,10 +45,31 @@ class _Composite(Matrix):
 
     def conj(self) -> Matrix:
         """The matrix of conjugate entries; itself where they are real."""
-        return self._like([part.conj() for part in self.parts]) if self.dtype.is_complex else self
+        return self._mapped(lambda part: part.conj()) if self.dtype.is_complex else self
 
-    def _like(self, parts: Sequence[Matrix]) -> Matrix:
-        return type(self)(*parts)
+    def to(self, *args: Any, **kwargs: Any) -> Matrix:
+        """The matrix with ``part.to(...)`` for every part: another dtype or device."""
+        return self._mapped(lambda part: part.to(*args, **kwargs))
+
+    def detach(self) -> Matrix:
+        """The matrix of the parameters of now: later changes and gradients do not reach it."""
+        return self._mapped(lambda part: part.detach())
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients reach the parameters."""
+        return any(part.requires_grad for part in self.parts)
+
+    def _mapped(self, change: Callable[[Matrix], Matrix]) -> Matrix:
+        """The same of other parts."""
+        return type(self)(*map(change, self.parts))
+
+    def _total(self, terms: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The sum, of 16 bits rounded once."""
+        if len(terms) < 3:
+            return sum(terms[1:], terms[0])
+        wide = torch.promote_types(self.dtype, torch.float32)
+        return sum((t.to(wide) for t in terms[1:]), terms[0].to(wide)).to(self.dtype)
 
     def __repr__(self) -> str:
         parts = ", ".join(map(repr, self.parts))
@@ -81,7 +103,7 @@ class Chain(_Composite):
 
     @property
     def T(self) -> Matrix:
-        """The transposed matrix: the transposed factors in reverse."""
+        """The transposed matrix, of the transposed factors in reverse."""
         return Chain(*(part.T for part in reversed(self.parts)))
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
@@ -115,12 +137,11 @@ class Sum(_Composite):
 
     @property
     def T(self) -> Matrix:
-        """The transposed matrix: the sum of the transposed terms."""
+        """The transposed matrix, the sum of the transposed terms."""
         return Sum(*(part.T for part in self.parts))
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
-        first, *rest = (part._multiply(x) for part in self.parts)
-        return sum(rest, first)
+        return self._total([part._multiply(x) for part in self.parts])
 
 
 class Scaled(_Composite):
@@ -129,10 +150,16 @@ class Scaled(_Composite):
     Args:
         matrix: The matrix.
         scalar: A number, or a tensor without axes.
+
+    Raises:
+        TypeError: The matrix or the number is none.
+        ValueError: The number is complex and the matrix is not.
     """
 
     def __init__(self, matrix: Matrix, scalar: float | torch.Tensor) -> None:
         self._take([matrix])
+        if not check_scalar(matrix, scalar):
+            raise TypeError(f"scalar must be a number, got {type(scalar).__name__}")
         self.scalar, self.shape = scalar, matrix.shape
 
     @property
@@ -141,10 +168,28 @@ class Scaled(_Composite):
         return Scaled(self.parts[0].T, self.scalar)
 
     def conj(self) -> Matrix:
-        """The matrix of conjugate entries."""
-        scalar = self.scalar.conj() if torch.is_tensor(self.scalar) else self.scalar
-        scalar = scalar.conjugate() if isinstance(scalar, complex) else scalar
-        return Scaled(self.parts[0].conj(), scalar)
+        """The matrix of conjugate entries; itself where they are real."""
+        if not self.dtype.is_complex:
+            return self
+        scalar = self.scalar
+        turned = scalar.conj() if torch.is_tensor(scalar) else scalar.conjugate()
+        return Scaled(self.parts[0].conj(), turned)
+
+    def to(self, *args: Any, **kwargs: Any) -> Matrix:
+        """The matrix in another dtype or on another device."""
+        scalar = self.scalar.to(*args, **kwargs) if torch.is_tensor(self.scalar) else self.scalar
+        return Scaled(self.parts[0].to(*args, **kwargs), scalar)
+
+    def detach(self) -> Matrix:
+        """The matrix of now: later changes and gradients do not reach it."""
+        scalar = self.scalar.detach().clone() if torch.is_tensor(self.scalar) else self.scalar
+        return Scaled(self.parts[0].detach(), scalar)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients reach the parameters or the number."""
+        own = torch.is_tensor(self.scalar) and self.scalar.requires_grad
+        return own or self.parts[0].requires_grad
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         return self.parts[0]._multiply(x) * self.scalar
@@ -158,11 +203,14 @@ class Block(_Composite):
             must hold a matrix that says its size.
 
     Raises:
-        TypeError: A block is no matrix.
+        TypeError: A block is no matrix, or the rows are no lists.
         ValueError: The rows have different lengths, sizes disagree, or a row or column has none.
     """
 
     def __init__(self, rows: Sequence[Sequence[Matrix | None]]) -> None:
+        for part in (rows, *(rows if isinstance(rows, (list, tuple)) else ())):
+            if not isinstance(part, (list, tuple)):
+                raise TypeError(f"Block takes a list of lists, got {type(part).__name__}")
         lengths = {len(row) for row in rows}
         if len(lengths) != 1:
             raise ValueError(f"all rows of blocks must have one length, got {sorted(lengths)}")
@@ -175,13 +223,12 @@ class Block(_Composite):
 
     @property
     def T(self) -> Matrix:
-        """The transposed matrix: the transposed blocks in transposed places."""
+        """The transposed matrix, of the transposed blocks in transposed places."""
         columns = zip(*self.rows, strict=True)
         return Block([[None if b is None else b.T for b in column] for column in columns])
 
-    def conj(self) -> Matrix:
-        """The matrix of conjugate entries."""
-        return Block([[None if b is None else b.conj() for b in row] for row in self.rows])
+    def _mapped(self, change: Callable[[Matrix], Matrix]) -> Matrix:
+        return Block([[None if b is None else change(b) for b in row] for row in self.rows])
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         parts = x.split(self.widths)
@@ -192,7 +239,7 @@ class Block(_Composite):
                 for block, part in zip(row, parts, strict=True)
                 if block is not None
             ]
-            result.append(sum(terms[1:], terms[0]) if terms else x.new_zeros(height, x.shape[1]))
+            result.append(self._total(terms) if terms else x.new_zeros(height, x.shape[1]))
         return torch.cat(result)
 
 
@@ -215,7 +262,7 @@ class Kronecker(_Composite):
 
     @property
     def T(self) -> Matrix:
-        """The transposed matrix: the transposed factors."""
+        """The transposed matrix, of the transposed factors."""
         return Kronecker(*(part.T for part in self.parts))
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,15 +1,14 @@
-"""Matrices: the common face, and a pattern with values."""
+"""The matrix of a pattern with values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Number
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 
-from . import memory
+from .algebra import Matrix, as_dtype, check_scalar, require_memory
 from .live import Live
 from .pattern import Pattern
 from .products import Product, choose
@@ -17,158 +16,6 @@ from .products.indices import constant, csr_tensor
 
 if TYPE_CHECKING:
     import scipy.sparse
-    import scipy.sparse.linalg
-
-
-class Matrix:
-    """What every matrix can do; a new one writes ``_multiply`` and ``T``.
-
-    Attributes:
-        shape: ``(rows, columns)``.
-        dtype: Type of the entries.
-        device: Where they live.
-    """
-
-    shape: tuple[int, int]
-    dtype: torch.dtype
-    device: torch.device
-    __array_ufunc__ = None  # a NumPy scalar on the left leaves the product to us
-
-    @property
-    def T(self) -> Matrix:
-        """The transposed matrix, with the same parameters."""
-        raise NotImplementedError
-
-    def conj(self) -> Matrix:
-        """The matrix of conjugate entries; itself where they are real."""
-        raise NotImplementedError
-
-    @property
-    def H(self) -> Matrix:
-        """The conjugate transpose."""
-        return self.T.conj()
-
-    @property
-    def mT(self) -> Matrix:
-        """The transposed matrix, as torch calls it."""
-        return self.T
-
-    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
-        """``(cols, n)`` to ``(rows, n)``."""
-        raise NotImplementedError
-
-    def __matmul__(self, other: torch.Tensor | Matrix) -> torch.Tensor | Matrix:
-        """``W @ x`` for ``x`` of shape ``(cols,)`` or ``(cols, n)``, or the product with a matrix.
-
-        Two sparse matrices give one; any other pair a :class:`sparsemat.Chain`, which multiplies
-        without being formed.
-
-        Raises:
-            TypeError: ``other`` is neither a tensor nor a matrix.
-            ValueError: The inner sizes differ, ``x`` has another rank or another type.
-        """
-        if isinstance(other, Matrix):
-            from .lazy import Chain
-
-            return Chain(self, other)
-        _require_tensor(other)
-        if other.ndim not in (1, 2) or other.shape[0] != self.shape[1]:
-            raise ValueError(
-                f"x must have shape (cols,) or (cols, n) with cols={self.shape[1]}, "
-                f"got {tuple(other.shape)}"
-            )
-        if other.dtype != self.dtype:
-            raise ValueError(f"W and x must have one type, got {self.dtype} and {other.dtype}")
-        if other.ndim == 1:
-            return self._multiply(other[:, None])[:, 0]
-        return self._multiply(other)
-
-    def __rmatmul__(self, other: torch.Tensor) -> torch.Tensor:
-        """``x @ W`` for ``x`` of shape ``(rows,)`` or ``(n, rows)``."""
-        _require_tensor(other)
-        if other.ndim not in (1, 2) or other.shape[-1] != self.shape[0]:
-            raise ValueError(
-                f"x must have shape (rows,) or (n, rows) with rows={self.shape[0]}, "
-                f"got {tuple(other.shape)}"
-            )
-        return (self.T @ other.t()).t() if other.ndim == 2 else self.T @ other
-
-    def __add__(self, other: Matrix) -> Matrix:
-        """The sum, which multiplies without being formed."""
-        if not isinstance(other, Matrix):
-            return NotImplemented
-        from .lazy import Sum
-
-        return Sum(self, other)
-
-    def __sub__(self, other: Matrix) -> Matrix:
-        """The difference, which multiplies without being formed."""
-        return self + (-1) * other if isinstance(other, Matrix) else NotImplemented
-
-    def __neg__(self) -> Matrix:
-        """Minus the matrix."""
-        return (-1) * self
-
-    def __mul__(self, scalar: float | torch.Tensor) -> Matrix:
-        """A number times the matrix."""
-        from .lazy import Scaled
-
-        return Scaled(self, scalar) if _is_scalar(scalar) else NotImplemented
-
-    def __rmul__(self, scalar: float | torch.Tensor) -> Matrix:
-        """A number times the matrix."""
-        return self * scalar
-
-    def __truediv__(self, scalar: float | torch.Tensor) -> Matrix:
-        """The matrix divided by a number."""
-        return self * (1 / scalar) if _is_scalar(scalar) else NotImplemented
-
-    def row(self, i: int) -> torch.Tensor:
-        """Row i as a dense vector ``(cols,)``: one product with the transposed matrix.
-
-        Raises:
-            ValueError: There is no such row.
-        """
-        if not 0 <= i < self.shape[0]:
-            raise ValueError(f"row must lie in 0..{self.shape[0] - 1}, got {i}")
-        unit = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
-        unit[i] = 1
-        return self.T @ unit
-
-    def to_dense(self) -> torch.Tensor:
-        """The dense tensor of shape ``shape``.
-
-        Raises:
-            MemoryError: It would not fit; the message says how much it takes.
-        """
-        rows, cols = self.shape
-        what = f"a dense {rows}x{cols} matrix"
-        require_memory(what, rows * cols, self.dtype, self.device)
-        require_memory(f"the identity that makes {what}", cols**2, self.dtype, self.device)
-        return self._multiply(torch.eye(cols, dtype=self.dtype, device=self.device))
-
-    def linear_operator(self) -> scipy.sparse.linalg.LinearOperator:
-        """A ``scipy.sparse.linalg.LinearOperator`` on the CPU, for ``svds``, ``eigs`` or ``cg``."""
-        from scipy.sparse.linalg import LinearOperator
-
-        here = {"dtype": self.dtype, "device": self.device}
-
-        def times(matrix: Matrix) -> Callable[[np.ndarray], np.ndarray]:
-            def multiply(x: np.ndarray) -> np.ndarray:
-                with torch.no_grad():
-                    return (matrix @ torch.as_tensor(x).to(**here)).cpu().resolve_conj().numpy()
-
-            return multiply
-
-        forward, backward = times(self), times(self.H)
-        return LinearOperator(
-            shape=self.shape,
-            matvec=forward,
-            rmatvec=backward,
-            matmat=forward,
-            rmatmat=backward,
-            dtype=torch.empty(0, dtype=self.dtype).numpy().dtype,
-        )
 
 
 class SparseMatrix(Matrix):
@@ -184,7 +31,7 @@ class SparseMatrix(Matrix):
             ``pattern.num_parameters`` entries, or such a tensor that is computed at each use.
 
     Raises:
-        TypeError: ``pattern`` is no pattern.
+        TypeError: ``pattern`` is no pattern, or ``theta`` no numbers.
         ValueError: ``theta`` has the wrong number of entries.
     """
 
@@ -208,11 +55,10 @@ class SparseMatrix(Matrix):
         return f"SparseMatrix({rows}x{cols}, nnz={self.nnz}, dtype={self.dtype})"
 
     def __deepcopy__(self, memo: dict) -> Self:
-        theta = self.theta.detach().clone().requires_grad_(self.requires_grad)
-        return SparseMatrix(self.pattern, theta)
+        return self._copy()
 
     def __reduce__(self) -> tuple:
-        return SparseMatrix, (self.pattern, self.theta.detach().clone())
+        return SparseMatrix, (self.pattern, self._copy().theta)
 
     @property
     def theta(self) -> torch.Tensor:
@@ -271,8 +117,14 @@ class SparseMatrix(Matrix):
         return self._with(lambda: self.theta.conj())
 
     def to(self, *args, **kwargs) -> SparseMatrix:
-        """The matrix with ``theta.to(...)``: another dtype or device."""
-        return SparseMatrix(self.pattern, self.theta.to(*args, **kwargs))
+        """The matrix with ``theta.to(...)``: another dtype or device.
+
+        Raises:
+            ValueError: The type holds no fractions.
+        """
+        theta = self.theta.to(*args, **kwargs)
+        as_dtype(theta.dtype)
+        return SparseMatrix(self.pattern, theta)
 
     def detach(self) -> SparseMatrix:
         """The matrix of the parameters of now: later changes and gradients do not reach it."""
@@ -373,12 +225,17 @@ class SparseMatrix(Matrix):
 
     def __mul__(self, scalar: float | torch.Tensor) -> SparseMatrix:
         """A number times the matrix: the same pattern."""
-        if not _is_scalar(scalar):
+        if not check_scalar(self, scalar):
             return NotImplemented
         return self._with(lambda: self.theta * scalar)
 
     def _with(self, theta: Callable[[], torch.Tensor]) -> SparseMatrix:
         return SparseMatrix(self.pattern, Live(theta, self.num_parameters, *self._kind))
+
+    def _copy(self) -> SparseMatrix:
+        """The matrix of now, with parameters of its own that take gradients if these do."""
+        theta = self.theta.detach().clone().requires_grad_(self.requires_grad)
+        return SparseMatrix(self.pattern, theta)
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         return self.product(self.theta, x)
@@ -393,38 +250,13 @@ class SparseMatrix(Matrix):
         return constant(getattr(self.pattern, name).copy(), self.device)
 
 
-def require_memory(what: str, numel: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Refuse a request that the device's whole memory cannot hold, before allocating.
-
-    Args:
-        what: Name of the request in the message.
-        numel: Number of entries.
-        dtype: Their type.
-        device: Where they would live.
-
-    Raises:
-        MemoryError: The request is larger than the device's memory.
-    """
-    device = torch.device(device)
-    cuda = device.type == "cuda"
-    total = torch.cuda.get_device_properties(device).total_memory if cuda else None
-    memory.require(f"{what} of {dtype}", numel * dtype.itemsize, total, device.type)
-
-
 def _flat(theta: torch.Tensor) -> torch.Tensor:
-    theta = torch.as_tensor(theta)
+    if theta is None or isinstance(theta, (str, bytes, dict, set)):
+        raise TypeError(f"theta must be a tensor or numbers, got {type(theta).__name__}")
+    try:
+        theta = torch.as_tensor(theta)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"theta must be a tensor or numbers, got {type(theta).__name__}") from error
     if not (theta.is_floating_point() or theta.is_complex()):
         theta = theta.to(torch.get_default_dtype())
     return theta if theta.ndim == 1 else theta.reshape(-1)
-
-
-def _is_scalar(value: object) -> bool:
-    return isinstance(value, Number) or (torch.is_tensor(value) and value.ndim == 0)
-
-
-def _require_tensor(other: object) -> None:
-    if not torch.is_tensor(other):
-        raise TypeError(
-            f"W @ x needs a torch.Tensor or a Matrix, got {type(other).__name__}; "
-            "see torch.as_tensor"
-        )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from .arguments import as_array, as_size
 
 if TYPE_CHECKING:
     import sympy
@@ -47,13 +48,15 @@ class Pattern:
     num_parameters: int
 
     def __post_init__(self) -> None:
-        if len(self.shape) != 2 or min(self.shape) < 0:
-            raise ValueError(f"shape must be two non-negative sizes, got {self.shape}")
-        if self.num_parameters < 0:
-            raise ValueError(f"num_parameters must be at least 0, got {self.num_parameters}")
-        shape = (operator.index(self.shape[0]), operator.index(self.shape[1]))
+        try:
+            rows, cols = self.shape
+            shape = as_size("shape", rows, 0), as_size("shape", cols, 0)
+        except (TypeError, ValueError) as error:
+            message = f"shape must be two non-negative sizes, got {self.shape!r}"
+            raise ValueError(message) from error
         object.__setattr__(self, "shape", shape)
-        object.__setattr__(self, "num_parameters", operator.index(self.num_parameters))
+        number = as_size("num_parameters", self.num_parameters, 0)
+        object.__setattr__(self, "num_parameters", number)
         bounds = {"row": shape[0], "col": shape[1], "index": self.num_parameters}
         for name, bound in bounds.items():
             object.__setattr__(self, name, _index_array(name, getattr(self, name), bound))
@@ -129,7 +132,7 @@ class Pattern:
         Raises:
             ValueError: Not ``0 <= start <= stop <= rows``.
         """
-        self._check_rows(start, stop)
+        start, stop = self._checked_rows(start, stop)
         kept = (self.row >= start) & (self.row < stop)
         row, col, index = self.row[kept] - start, self.col[kept], self.index[kept]
         return Pattern((stop - start, self.shape[1]), row, col, index, self.num_parameters)
@@ -142,11 +145,13 @@ class Pattern:
         order = np.lexsort((self.col, self.row))
         return self.row[order], self.col[order], self.index[order]
 
-    def _check_rows(self, start: int, stop: int) -> None:
+    def _checked_rows(self, start: int, stop: int) -> tuple[int, int]:
+        start, stop = (as_size("rows", side, None, "integers") for side in (start, stop))
         if not 0 <= start <= stop <= self.shape[0]:
             raise ValueError(
                 f"rows must satisfy 0 <= start <= stop <= {self.shape[0]}, got {start}..{stop}"
             )
+        return start, stop
 
     def distinct(self) -> Pattern:
         """The set of cells, in row-major order, each once and with a parameter of its own."""
@@ -180,7 +185,14 @@ class Pattern:
         return Pattern(self.shape, row, col, self.index, self.num_parameters)
 
     def __matmul__(self, other: Pattern) -> Pattern:
-        """Where the product of two filled patterns may be nonzero (distinct cells, untied)."""
+        """Where the product of two filled patterns may be nonzero (distinct cells, untied).
+
+        Raises:
+            TypeError: ``other`` is no pattern.
+            ValueError: The inner sizes differ.
+        """
+        if not isinstance(other, Pattern):
+            raise TypeError(f"other must be a Pattern, got {type(other).__name__}")
         left, right = self.pairs(other)
         shape = (self.shape[0], other.shape[1])
         every = Pattern(shape, self.row[left], other.col[right], np.arange(len(left)), len(left))
@@ -235,7 +247,13 @@ class Pattern:
         return left, order[start[self.col[left]] + offset]
 
     def equals(self, other: Pattern) -> bool:
-        """Whether both give the same matrix for every theta (the order of triples is free)."""
+        """Whether both give the same matrix for every theta (the order of triples is free).
+
+        Raises:
+            TypeError: ``other`` is no pattern.
+        """
+        if not isinstance(other, Pattern):
+            raise TypeError(f"other must be a Pattern, got {type(other).__name__}")
         if (self.shape, self.nnz, self.num_parameters) != (
             (other.shape, other.nnz, other.num_parameters)
         ):
@@ -267,9 +285,7 @@ class Pattern:
 
 
 def _index_array(name: str, values: np.ndarray, bound: int) -> np.ndarray:
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
+    array = as_array(name, values)
     if array.size and not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{name} must hold integers, got dtype {array.dtype}")
     array = array.astype(np.int64)  # a copy: the caller's array stays free to change
@@ -280,7 +296,8 @@ def _index_array(name: str, values: np.ndarray, bound: int) -> np.ndarray:
 
 
 def _inverse(name: str, order: Sequence[int], size: int) -> np.ndarray:
-    order = np.asarray(order)
-    if order.size != size or not np.array_equal(np.sort(order), np.arange(size)):
+    order = as_array(name, order)
+    is_integer = order.size == 0 or np.issubdtype(order.dtype, np.integer)
+    if not is_integer or order.size != size or not np.array_equal(np.sort(order), np.arange(size)):
         raise ValueError(f"{name} must be a permutation of 0..{size - 1}, got {order}")
     return np.argsort(order)

@@ -53,6 +53,10 @@ PALETTE = [
 ]
 
 
+MOST_TILES = 2048  # of a side; more than a screen shows
+SLAB = 1 << 20  # entries drawn at once
+
+
 def use_style() -> None:
     """Make the book's neutral style the default of this session, sharp on dense screens."""
     plt.rcParams.update(STYLE)
@@ -89,7 +93,8 @@ def spy(
         blocks: Rows and columns of a block; thin lines are drawn between blocks.
 
     Returns:
-        The axes. A cell named by several triples shows the colour of the last.
+        The axes. A cell named by several triples shows the colour of the last. A side of more
+        than ``MOST_TILES`` cells is drawn in as many tiles, which show the last entry in them.
 
     Raises:
         ValueError: There are no rows or no columns, or a block has none.
@@ -101,10 +106,9 @@ def spy(
             f"shape and blocks must be at least 1, got {pattern.shape} and blocks={blocks}"
         )
     ax = ax or plt.subplots(figsize=_figsize(rows, cols))[1]
-    image = np.full(pattern.shape, np.nan)
-    image[pattern.row, pattern.col] = pattern.index
     ax.imshow(
-        image,
+        _tiles(pattern),
+        extent=(-0.5, cols - 0.5, rows - 0.5, -0.5),
         cmap=parameter_colours(pattern.num_parameters),
         vmin=0,
         vmax=max(pattern.num_parameters, len(PALETTE)) - 1,
@@ -137,10 +141,27 @@ def corner(pattern: Pattern, size: int) -> Pattern:
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    inside = (pattern.row < size) & (pattern.col < size)
-    used, index = np.unique(pattern.index[inside], return_inverse=True)
     shape = min(size, pattern.shape[0]), min(size, pattern.shape[1])
-    return Pattern(shape, pattern.row[inside], pattern.col[inside], index, len(used))
+    top = pattern.rows(0, shape[0])
+    inside = top.col < size
+    used, index = np.unique(top.index[inside], return_inverse=True)
+    return Pattern(shape, top.row[inside], top.col[inside], index, len(used))
+
+
+def _tiles(pattern: Pattern) -> np.ndarray:
+    """The parameter of the last entry in each tile, NaN where there is none; slab by slab."""
+    rows, cols = pattern.shape
+    step = -(-max(rows, cols) // MOST_TILES)
+    image = np.full((-(-rows // step), -(-cols // step)), np.nan)
+    counted = np.cumsum(pattern.row_counts)
+    start = 0
+    while start < rows:  # at least one row, and no more entries than memory should hold
+        before = counted[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(counted, before + SLAB, side="right")))
+        slab = pattern.rows(start, stop)
+        image[(slab.row + start) // step, slab.col // step] = slab.index
+        start = stop
+    return image
 
 
 def curves(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from itertools import chain
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from .algebra import as_dtype
 from .arguments import as_tuple
 from .live import Live
 from .matrix import SparseMatrix
@@ -54,7 +57,6 @@ class Rule:
         matrix: Function ``(module, shape, like) -> Affine``; None where it is no fixed matrix.
         layer: Function ``(module, shape, options) -> module`` that makes the matrix layer, which
             takes over the module's parameters; None where there is none.
-        relies_on: Methods whose replacement makes a module foreign.
         options: Names of the options of ``from_module`` that the layer follows.
         hint: What to do where ``matrix`` is None.
     """
@@ -62,7 +64,6 @@ class Rule:
     kinds: tuple[type[nn.Module], ...]
     matrix: Callable[[nn.Module, tuple[int, ...], torch.Tensor], Affine] | None = None
     layer: Callable[[nn.Module, tuple[int, ...], dict[str, Any]], nn.Module] | None = None
-    relies_on: tuple[str, ...] = ("forward",)
     options: tuple[str, ...] = field(default=())
     hint: str = ""
 
@@ -70,9 +71,17 @@ class Rule:
 _rules: dict[type[nn.Module], Rule] = {}
 _named: dict[str, Rule] = {}
 
+# methods that only make, print, store or move a module; all others can change what it computes
+HARMLESS = {
+    *("__init__", "__repr__", "extra_repr", "reset_parameters", "train", "flatten_parameters"),
+    *("__getstate__", "__setstate__", "__reduce__", "__deepcopy__", "__dir__", "_apply"),
+    *("_load_from_state_dict", "_save_to_state_dict", "get_extra_state", "set_extra_state"),
+}
+CALLS = ("__call__", "_call_impl", "_wrapped_call_impl", "_slow_forward", "__getattr__")
+
 
 def register(rule: Rule) -> None:
-    """Make a rule known for its kinds and for subclasses that replace nothing it relies on."""
+    """Make a rule known for its kinds and for subclasses that compute the same."""
     _rules.update(dict.fromkeys(rule.kinds, rule))
 
 
@@ -96,7 +105,7 @@ def find(module: nn.Module) -> Rule | None:
     for kind in type(module).__mro__:
         rule = _rules.get(kind) or _named.get(f"{kind.__module__}.{kind.__qualname__}")
         if rule is not None:
-            replaced = what_is_replaced(module, kind, rule.relies_on)
+            replaced = what_is_replaced(module, kind)
             if replaced:
                 raise TypeError(
                     f"{type(module).__name__} computes something else than {kind.__name__}: its "
@@ -106,21 +115,41 @@ def find(module: nn.Module) -> Rule | None:
     return None
 
 
-def what_is_replaced(module: nn.Module, kind: type, names: tuple[str, ...]) -> str | None:
-    """The first of these methods that the module does not have from ``kind``, or its hooks."""
-    for name in (*names, "__call__"):
-        if name in vars(module) or getattr(type(module), name) is not getattr(kind, name):
+def what_is_replaced(module: nn.Module, kind: type[nn.Module]) -> str | None:
+    """The first method of a kind that the module has not from it, or the first hooks it has.
+
+    A kind's ``forward`` may call any method that the kind defines, so each of them counts, on the
+    class of the module and on the module itself.
+    """
+    for name in (*methods(kind), *CALLS):
+        if name in vars(module) or _defined(type(module), name) is not _defined(kind, name):
             return name
     hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
     return next((name[1:] for name in hooks if getattr(module, name)), None)
+
+
+@cache
+def methods(kind: type[nn.Module]) -> tuple[str, ...]:
+    """Methods and properties that a kind adds to ``nn.Module`` and that its result may rest on."""
+    own = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    sorts = (FunctionType, property, cached_property, classmethod, staticmethod)
+    names = (name for part in own for name, value in vars(part).items() if isinstance(value, sorts))
+    return tuple(sorted({"forward", *names} - HARMLESS))
+
+
+def _defined(kind: type, name: str) -> object:
+    return next((vars(part)[name] for part in kind.__mro__ if name in vars(part)), None)
 
 
 def like(module: nn.Module, dtype: torch.dtype | None, device: Any) -> torch.Tensor:
     """An empty tensor of the module's type and device, or of those that are given.
 
     Raises:
-        ValueError: The module has parameters of another type or device.
+        TypeError: ``dtype`` is no type of torch's.
+        ValueError: It is a type of integers, or the parameters have another type or device.
     """
+    if dtype is not None:
+        as_dtype(dtype)
     floating = (
         t
         for t in chain(module.parameters(), module.buffers())

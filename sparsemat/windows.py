@@ -90,7 +90,7 @@ def conv_windows(
     dilation: Sequence[int],
     padding_mode: str = "zeros",
 ) -> Windows:
-    """The windows of a convolution, as torch places them; arguments as :func:`conv_pattern`'s.
+    """The windows of a convolution, with the arguments of :func:`~sparsemat.conv_pattern`.
 
     Raises:
         ValueError: The output would be empty, or the padding is too wide for its mode.
@@ -143,7 +143,8 @@ def pool_windows(
     """
     dims = len(size)
     kernel = as_tuple("kernel_size", kernel_size, dims)
-    stride = kernel if stride is None or stride == () else as_tuple("stride", stride, dims)
+    is_default = stride is None or (isinstance(stride, (list, tuple)) and len(stride) == 0)
+    stride = kernel if is_default else as_tuple("stride", stride, dims)
     padding = as_tuple("padding", padding, dims, least=0)
     dilation = as_tuple("dilation", dilation, dims)
     outputs = []
@@ -188,7 +189,7 @@ def padding_pairs(
     stride: Sequence[int],
     dilation: Sequence[int],
 ) -> list[tuple[int, int]]:
-    """``(before, after)`` a dimension, from any form that :func:`conv_pattern` takes.
+    """``(before, after)`` a dimension, from any form that :func:`~sparsemat.conv_pattern` takes.
 
     Raises:
         ValueError: The form is unknown, a number is negative, or ``"same"`` meets a stride.

@@ -26,7 +26,7 @@ class Case(NamedTuple):
 def assert_near(actual, expected):
     assert actual.shape == expected.shape
     scale = expected.abs().max().item() if expected.numel() else 1
-    atol = TOLERANCE[actual.dtype] * max(scale, 1)
+    atol = TOLERANCE[actual.dtype.to_real()] * max(scale, 1)
     torch.testing.assert_close(actual, expected.to(actual.dtype), rtol=0, atol=atol)
 
 
@@ -38,6 +38,7 @@ class LayerContract:
 
     cases: dict[str, Callable[[torch.dtype], Case]]
     twice_differentiable = True
+    takes_complex = False  # as torch's layer does
     same_parameters = True  # as torch's module, so that their gradients compare
 
     def matrix(self, layer: torch.nn.Module, x: torch.Tensor) -> SparseMatrix:
@@ -182,6 +183,24 @@ class LayerContract:
         expected.sin().sum().backward()
         assert_near(mine.grad, theirs.grad)
         self.assert_parameter_gradients(case)
+
+    def test_complex_numbers_are_those_of_torch(self, build):
+        """Values, and gradients with their conjugates; the matrix's adjoint too."""
+        if not self.takes_complex:
+            pytest.skip("torch's own layer takes no complex numbers")
+        case = build(torch.complex128)
+        generator = torch.Generator().manual_seed(2)
+        x = torch.randn(3, *case.shape, dtype=torch.complex128, generator=generator)
+        mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+        y, expected = case.layer(mine), case.reference(theirs)
+        assert_near(y, expected)
+        weights = torch.randn(y.shape, dtype=y.dtype, generator=generator)
+        for output in (y, expected):
+            ((output * weights).real + output.abs().square()).sum().backward()
+        assert_near(mine.grad, theirs.grad)
+        self.assert_parameter_gradients(case)
+        matrix = self.matrix(case.layer, x[0]).to(torch.complex128).detach()
+        assert_near(matrix.H.to_dense(), matrix.to_dense().mH.resolve_conj())
 
     def test_inference_before_training_changes_nothing(self, build):
         case = build(torch.float64)

@@ -16,46 +16,27 @@ RAW = re.compile(r"\bNaN\b|\bnan\b|dtype: |-0\.0+\b(?!\d)|<[\w.]+ object at|\{'[
 WIDE = frozenset(
     {
         "ag_news",
-        "attention",
-        "backward",
         "cifar10",
         "cifar100",
         "claims",
-        "compositions",
-        "converse",
-        "convolution",
         "cost",
-        "data2matrix",
         "electricity",
         "etth1",
         "index",
+        "lattice",
+        "low_rank",
         "mnist",
-        "patterns",
-        "pooling",
         "ptb",
         "recurrence",
         "results",
+        "strassen_tile",
         "tiny_imagenet",
         "wikitext2",
     }
 )
 RAW_OUTPUT = frozenset(
     {
-        "ag_news",
-        "cifar10",
-        "cifar100",
-        "compositions",
-        "converse",
-        "data2matrix",
-        "electricity",
-        "etth1",
-        "mnist",
-        "patterns",
-        "ptb",
-        "recurrence",
-        "results",
-        "tiny_imagenet",
-        "wikitext2",
+        "strassen_tile",
     }
 )
 

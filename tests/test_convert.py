@@ -241,7 +241,7 @@ BAD_SHAPES = {
     ),
     "Dropout is a matrix only after .eval": (nn.Dropout, (2,)),
     "start_dim must be at least 1, got start_dim=0": (lambda: nn.Flatten(0), (2, 2)),
-    "output_size must be an integer of at least 1, got 0": (
+    "output_size must be integers of at least 1, got 0": (
         lambda: nn.AdaptiveAvgPool2d(0),
         (1, 2, 2),
     ),

@@ -56,6 +56,7 @@ def builder(arguments, options, tied=True):
 
 
 class TestTied(LayerContract):
+    takes_complex = True
     cases = {name: builder(*layer) for name, layer in LAYERS.items()}  # noqa: RUF012
 
     def test_initial_parameters_are_those_of_torch(self, build):
@@ -76,6 +77,7 @@ class TestTied(LayerContract):
 
 
 class TestUntied(LayerContract):
+    takes_complex = True
     cases = {name: builder(*layer, tied=False) for name, layer in LAYERS.items()}  # noqa: RUF012
     same_parameters = False
 
@@ -272,23 +274,23 @@ ERRORS = {
         (4, 3, 1, 5),
         {"groups": 2},
     ),
-    "in_channels must be at least 1, got 0": ((0, 1, 1, 5), {}),
-    "out_channels must be at least 1, got 0": ((1, 0, 1, 5), {}),
-    "groups must be at least 1, got 0": ((1, 1, 1, 5), {"groups": 0}),
+    "in_channels must be an integer of at least 1, got 0": ((0, 1, 1, 5), {}),
+    "out_channels must be an integer of at least 1, got 0": ((1, 0, 1, 5), {}),
+    "groups must be an integer of at least 1, got 0": ((1, 1, 1, 5), {"groups": 0}),
+    "input_size must have 2 entries, one a dimension, got (5, 5, 5)": ((1, 1, 1, (5, 5, 5)), {}),
     "got extent 6 and size 5": ((1, 1, 6, 5), {}),
     "got extent 7 and size 6": ((1, 1, 4, 4), {"dilation": 2, "padding": 1}),
-    "kernel_size must be integers of at least 1, got (0, 0)": ((1, 1, 0, 5), {}),
-    "stride must be integers of at least 1, got (0, 0)": ((1, 1, 1, 5), {"stride": 0}),
-    "dilation must be integers of at least 1, got (0, 0)": ((1, 1, 1, 5), {"dilation": 0}),
-    "padding must be integers of at least 0, got (-1, -1)": ((1, 1, 1, 5), {"padding": -1}),
-    "stride must be integers of at least 1, got (None, None)": ((1, 1, 1, 5), {"stride": None}),
-    "kernel_size must be integers of at least 1, got (2.5, 2.5)": ((1, 1, 2.5, 5), {}),
+    "kernel_size must be integers of at least 1, got 0": ((1, 1, 0, 5), {}),
+    "stride must be integers of at least 1, got 0": ((1, 1, 1, 5), {"stride": 0}),
+    "dilation must be integers of at least 1, got 0": ((1, 1, 1, 5), {"dilation": 0}),
+    "padding must be integers of at least 0, got -1": ((1, 1, 1, 5), {"padding": -1}),
+    "stride must be integers of at least 1, got None": ((1, 1, 1, 5), {"stride": None}),
+    "kernel_size must be integers of at least 1, got 2.5": ((1, 1, 2.5, 5), {}),
     "form 'gather' needs a regular pattern, got GeneralProduct": (
         (1, 1, 3, 3),
         {"padding": 1, "stride": 2, "form": "gather"},
     ),
     "kernel_size must have 2 entries, one a dimension, got (1, 1, 1)": ((1, 1, (1, 1, 1), 5), {}),
-    "input_size must have 2 entries, one a dimension, got (5,)": ((1, 1, 1, (5,)), {}),
     "padding='same' needs stride 1, got stride=(2, 2)": (
         (1, 1, 3, 5),
         {"padding": "same", "stride": 2},

@@ -57,6 +57,21 @@ def test_tokens_are_embedded_and_found_again(tokens, dtype):
     assert torch.equal(sm.matrix_to_tokens(matrix, table), tokens)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_many_tokens_are_found_without_comparing_all_with_all(dtype):
+    """100,000 tokens of 50,000 vectors: all pairs would take 5 billion comparisons."""
+    table = torch.arange(50_000).unsqueeze(1) // torch.tensor([256, 1]) % 256
+    tokens = torch.randint(50_000, (100_000,), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(sm.matrix_to_tokens(table[tokens].to(dtype), table.to(dtype)), tokens)
+
+
+def test_zero_has_one_vector_whatever_its_sign():
+    table = torch.tensor([[0.0], [1.0]])
+    assert sm.matrix_to_tokens(torch.tensor([[-0.0]]), table).tolist() == [0]
+    with pytest.raises(ValueError, match=r"row 0 .* got 0"):
+        sm.matrix_to_tokens(torch.tensor([[float("nan")]]), torch.tensor([[float("nan")]]))
+
+
 def test_embedding_gradient_is_torchs():
     tokens = torch.tensor([3, 1, 3, 0])
     ours = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)

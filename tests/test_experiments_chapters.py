@@ -4,10 +4,10 @@ The code is the chapter's own; the budget is one epoch, and the data sets are re
 that carry the names of the real ones.
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-import jupytext
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,18 +18,10 @@ from sparsemat.experiments import datasets, records
 from sparsemat.experiments.configurations import EXPERIMENTS
 from sparsemat.experiments.datasets.series import windows
 
-ROOT = Path(__file__).parent.parent
-PAGES = {
-    "mnist": "mnist",
-    "cifar10": "cifar10",
-    "cifar100": "cifar100",
-    "tiny_imagenet": "tiny-imagenet",
-    "etth1": "etth1",
-    "electricity": "electricity",
-    "ag_news": "ag-news",
-    "wikitext2": "wikitext-2",
-    "ptb": "ptb",
-}
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tools"))
+from full import PAGES, cells  # noqa: E402
+
 CUT = {"mnist": 200, "cifar10": 140, "cifar100": 400, "tiny-imagenet": 140, "etth1": 200}
 CUT |= {"electricity": 64, "ag-news": 200, "wikitext-2": 30, "ptb": 40}
 
@@ -50,22 +42,6 @@ def of_the_real_shape(name):
     words = getattr(EXPERIMENTS[name].profiles["full"].network, "vocabulary", 0)
     more = tuple(f"extra{n}" for n in range(words - len(whole.vocabulary)))
     return replace(whole, name=name, vocabulary=whole.vocabulary + more, floor=None, **parts)
-
-
-def cells(page, **choices):
-    """The code of a chapter, with other choices in its first cell."""
-    found = []
-    for cell in jupytext.read(ROOT / f"book/{page}.md").cells:
-        if cell.cell_type == "code" and "colab-setup" not in cell.metadata.get("tags", []):
-            source = cell.source
-            if source.startswith("FULL = False"):
-                for old, new in choices.items():
-                    before = {"FULL": "FULL = False", "EPOCHS": "EPOCHS = None"}
-                    before |= {"FOLDER": 'FOLDER = "../runs"'}
-                    assert source.count(before[old]) == 1
-                    source = source.replace(before[old], f"{old} = {new!r}")
-            found.append(source)
-    return found
 
 
 @pytest.fixture
@@ -96,3 +72,8 @@ def test_a_full_run_from_the_chapter_reaches_its_end(page, page_like, monkeypatc
     lines = chapter.yours().splitlines()
     assert len(lines) == 1 + len(written)
     assert all(record["date"] in line for record, line in zip(written, lines[1:], strict=True))
+
+
+def test_a_choice_that_the_page_does_not_have_is_refused():
+    with pytest.raises(ValueError, match=r"the choices of mnist are .*'SEEDS'.*got \['SEED'\]"):
+        cells("mnist", FULL=True, SEED=3)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from sparsemat.experiments import records, report
 from sparsemat.experiments.configurations import EXPERIMENTS
@@ -74,10 +73,6 @@ def test_steps_and_curves_have_a_column_and_a_table_a_variant():
     last = report.last_epochs(trained)
     assert list(last.index) == ["scalar", "free"]
     assert last.loc["free", "mse"] == trained["free"].curve[-1]["mse"]
-
-
-def test_parameters_are_counted():
-    assert report.count_parameters(torch.nn.Linear(3, 4)) == 16
 
 
 def test_a_table_leaves_out_what_the_paper_does_not_say():

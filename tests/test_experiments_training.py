@@ -19,7 +19,9 @@ from disk import room
 from sparsemat.experiments import (
     checkpoints,
     datasets,
+    devices,
     models,
+    provenance,
     records,
     runs,
     training,
@@ -142,7 +144,7 @@ def test_two_processes_train_as_one_with_the_same_batches(tmp_path):
 
 
 def test_early_stopping_watches_examples_it_does_not_train_on():
-    fabric = training.make_fabric("cpu", "32-true")
+    fabric = devices.make_fabric("cpu", "32-true")
     patient = replace(
         QUICK, epochs=40, patience=1, learning_rate=0.05, schedule="steps", result="selected"
     )
@@ -194,7 +196,7 @@ def test_clipping_bounds_the_step():
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    fabric, path = training.make_fabric("cpu", "32-true"), tmp_path / "x.ckpt"
+    fabric, path = devices.make_fabric("cpu", "32-true"), tmp_path / "x.ckpt"
     training.train(QUICK, "native", 0, fabric=fabric, epochs=1, checkpoint=path)
     other = replace(QUICK, learning_rate=1e-4)
     with pytest.raises(ValueError, match=f"{path} does not: learning_rate was 0.003 and is 0.0001"):
@@ -203,7 +205,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 
 @pytest.mark.parametrize("damage", [b"", b"junk", None], ids=["empty", "junk", "truncated"])
 def test_a_damaged_checkpoint_is_named_and_left_alone(tmp_path, damage):
-    fabric, path = training.make_fabric("cpu", "32-true"), tmp_path / "x.ckpt"
+    fabric, path = devices.make_fabric("cpu", "32-true"), tmp_path / "x.ckpt"
     training.train(QUICK, "native", 0, fabric=fabric, epochs=1, checkpoint=path)
     path.write_bytes(path.read_bytes()[:-200] if damage is None else damage)
     before = path.read_bytes()
@@ -213,7 +215,7 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(tmp_path, damage):
 
 
 def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path):
-    fabric, path = training.make_fabric("cpu", "32-true"), tmp_path / "x.ckpt"
+    fabric, path = devices.make_fabric("cpu", "32-true"), tmp_path / "x.ckpt"
     training.train(QUICK, "native", 0, fabric=fabric, epochs=1, checkpoint=path)
     before = path.read_bytes()
     with room(len(before) // 2), pytest.raises(OSError, match="File too large"):
@@ -236,7 +238,7 @@ def test_a_run_in_two_parts_ends_as_one(tmp_path, what):
     configuration, path = replace(RESUMED[what], epochs=3), tmp_path / "x.ckpt"
     train = partial(
         *(training.train, configuration, "tied", 0),
-        fabric=training.make_fabric("cpu", "32-true"),
+        fabric=devices.make_fabric("cpu", "32-true"),
     )
     whole = train()
     train(epochs=1, checkpoint=path)
@@ -252,8 +254,8 @@ def test_a_run_in_two_parts_ends_as_one(tmp_path, what):
 def test_mixed_precision_trains_about_as_well(experiment):
     configuration = replace(EXPERIMENTS[experiment].profiles["quick"], epochs=2)
     losses = {}
-    for precision in training.PRECISIONS:
-        fabric = training.make_fabric("cpu", precision)
+    for precision in devices.PRECISIONS:
+        fabric = devices.make_fabric("cpu", precision)
         progress = training.train(configuration, "tied", 0, fabric=fabric)
         losses[precision] = [epoch["test_loss"] for epoch in progress.curve]
         assert {p.dtype for p in progress.model.parameters()} == {torch.float32}
@@ -345,7 +347,7 @@ def test_verify_confirms_a_record_and_says_how_far(whole_run, capsys):
 def test_verify_compares_the_weights_after_all_epochs_of_the_same_code(
     whole_run, tmp_path, monkeypatch, committed
 ):
-    monkeypatch.setattr(records, "_commit", lambda: "a" * 40)
+    monkeypatch.setattr(provenance, "commit", lambda: "a" * 40)
     forged = {**whole_run[0], "weights_sha256": "0" * 64}
     forged["commit"] = "a" * 40 if committed else "b" * 40
     again = runs.run("mnist", "tied", device="cpu", runs=tmp_path / "again")[1]
@@ -402,7 +404,7 @@ def test_verify_refuses_epochs_that_the_record_does_not_have(whole_run, capsys, 
 
 def test_the_commit_is_that_of_the_code_that_ran(tmp_path, monkeypatch):
     commits = iter(["before", "after"])
-    monkeypatch.setattr(records, "_commit", lambda: next(commits))
+    monkeypatch.setattr(provenance, "commit", lambda: next(commits))
     record, _ = runs.run("etth1", "free", device="cpu", runs=tmp_path)
     assert record["commit"] == "before"
 

@@ -75,6 +75,7 @@ def test_dropout_acts_between_layers_in_training_only(native, kind, options):
     assert_near(layer(x)[0], module.eval()(x)[0])
 
 
+@pytest.mark.parametrize("start", [False, True], ids=["from zero", "from a state"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
     "make",
@@ -85,13 +86,18 @@ def test_dropout_acts_between_layers_in_training_only(native, kind, options):
     ],
     ids=["LSTM", "LSTM, projected", "GRU"],
 )
-def test_the_system_is_triangular_and_its_solution_the_states(make, bias):
+def test_the_system_is_triangular_and_its_solution_the_states(make, bias, start):
     torch.manual_seed(0)
     layer = make(bias=bias, dtype=torch.float64)
     native = {"LSTM": nn.LSTM, "GRU": nn.GRU}[type(layer).__name__]
     options = {"proj_size": layer.proj_size} if layer.proj_size else {}
     x = torch.randn(5, 3, dtype=torch.float64)
-    inputs = x
+    inputs, hx = x, None
+    if start:
+        rows = 2 * (1 + layer.bidirectional)
+        widths = [layer.proj_size or 4] + [4] * isinstance(layer, sm.LSTM)
+        hx = [torch.randn(rows, width, dtype=torch.float64) for width in widths]
+        hx = tuple(hx) if isinstance(layer, sm.LSTM) else hx[0]
     for depth in range(2):
         outputs = []
         for reverse in (False, True)[: 1 + layer.bidirectional]:
@@ -100,12 +106,17 @@ def test_the_system_is_triangular_and_its_solution_the_states(make, bias):
             for name, parameter in one.named_parameters():
                 parameter.data = getattr(layer, name.replace("_l0", f"_l{depth}{side}"))
             given = inputs.flip(0) if reverse else inputs
-            system = layer.system(given, depth, reverse=reverse)
+            system = layer.system(given, hx, layer=depth, reverse=reverse)
             row, col = system.M.pattern.row, system.M.pattern.col
             assert (row > col).all()
             z = system.solve(given)
             states = z[torch.from_numpy(system.parts["h"])].view(5, -1)
-            expected = one(given)[0].detach()
+            before = None
+            if start:
+                at = depth * (1 + layer.bidirectional) + reverse
+                parts = [part[at][None] for part in (hx if isinstance(hx, tuple) else (hx,))]
+                before = tuple(parts) if isinstance(hx, tuple) else parts[0]
+            expected = one(given, before)[0].detach()
             assert_near(states, expected)
             residual = z - (system.M @ z + system.E @ given.reshape(-1) + system.c).detach()
             assert residual.abs().max() < 1e-12
@@ -159,7 +170,7 @@ BAD = {
     "hx must have shapes": lambda layer: layer(torch.ones(2, 5, 3), torch.ones(1, 2, 5)),
     "parameters' type torch.float32": lambda layer: layer(torch.ones(2, 5, 3).double()),
     "reverse needs a bidirectional": lambda layer: layer.system(torch.ones(5, 3), reverse=True),
-    "layer must lie in 0..0, got 1": lambda layer: layer.system(torch.ones(5, 3), 1),
+    "layer must lie in 0..0, got 1": lambda layer: layer.system(torch.ones(5, 3), layer=1),
     "one sequence .T, 3., got .2, 5, 3.": lambda layer: layer.system(torch.ones(2, 5, 3)),
 }
 
@@ -169,6 +180,25 @@ BAD = {
 def test_what_does_not_fit_is_named(kind, message):
     with pytest.raises(ValueError, match=message):
         BAD[message](kind(3, 4))
+
+
+def test_the_states_of_both_directions_solve_their_equations():
+    torch.manual_seed(0)
+    layer = sm.BidirectionalRNN(3, 4, 2, bidirectional=True, dtype=torch.float64)
+    x = torch.randn(6, 3, dtype=torch.float64)
+    first = nn.RNN(3, 4, bidirectional=True, dtype=torch.float64)
+    first.load_state_dict({k: v for k, v in layer.state_dict().items() if "l0" in k})
+    for depth, (entering, states) in enumerate(((x, first(x)[0]), (first(x)[0], layer(x)[0]))):
+        for reverse in (False, True):
+            n, b = layer.operators(6, depth, reverse=reverse)
+            order = [5 - t if reverse else t for t in range(6)]
+            h = states[order][:, 4 * reverse : 4 * reverse + 4].reshape(-1)
+            name = f"l{depth}" + ("_reverse" if reverse else "")
+            bias = getattr(layer, f"bias_ih_{name}") + getattr(layer, f"bias_hh_{name}")
+            right = (n @ h + b @ entering[order].reshape(-1) + bias.repeat(6)).tanh()
+            assert_near(right.detach(), h.detach())
+    with pytest.raises(ValueError, match="reverse needs a bidirectional"):
+        sm.BidirectionalRNN(3, 4).operators(6, reverse=True)
 
 
 def test_a_packed_sequence_is_refused():

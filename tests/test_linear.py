@@ -71,6 +71,7 @@ CONTRACT = {
 
 
 class TestContract(LayerContract):
+    takes_complex = True
     cases = CONTRACT
 
 

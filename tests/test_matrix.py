@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_pattern import patterns
 
 from sparsemat import Pattern, SparseMatrix, attention_pattern, conv_pattern, recurrence_patterns
-from sparsemat.matrix import require_memory
+from sparsemat.algebra import require_memory
 
 CIRCULAR = conv_pattern(1, 1, (2, 2), 3, padding=1, padding_mode="circular")
 CASES = {
@@ -84,7 +84,8 @@ def test_the_product_of_two_matrices_agrees_with_scipy(data):
     product = left @ right
     expected = (left.to_scipy() @ right.to_scipy()).toarray()
     np.testing.assert_allclose(product.to_dense().numpy(), expected, rtol=1e-12, atol=1e-12)
-    assert product.pattern.equals(left.pattern @ right.pattern)
+    # a monomial factor is absorbed, so that the other keeps its tying
+    assert product.pattern.distinct().equals(left.pattern @ right.pattern)
 
 
 DIFFERENTIABLE = {

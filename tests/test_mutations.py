@@ -38,6 +38,22 @@ def test_an_edit_fits_its_file(mutation):
         assert mutations.cells(page, mutation.label)
 
 
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n", "killed by SIGKILL"),
+        ("import os\nos._exit(3)\n", "exit code 3"),
+        ("while True:\n    pass\n", "stopped after 1 s"),
+    ],
+    ids=["killed", "exit", "endless"],
+)
+def test_a_death_without_an_answer_is_not_caught(monkeypatch, code, why):
+    monkeypatch.setattr(mutations, "LIMIT", 1 if "while" in code else mutations.LIMIT)
+    monkeypatch.setattr(mutations, "run_page", lambda *_: exec(code))
+    with pytest.raises(RuntimeError, match=f"no answer, {why}"):
+        mutations.attempt(None, "data2matrix", "data-flatten")
+
+
 def test_names_are_unique():
     assert [name for name, n in Counter(m.name for m in MUTATIONS).items() if n > 1] == []
 

@@ -128,3 +128,22 @@ def test_style_is_transparent():
 def test_curves_label_whole_steps_only():
     ax = plotting.curves({"a": list(range(18))})
     assert all(tick == round(tick) for tick in ax.get_xticks())
+
+
+def test_a_large_matrix_is_drawn_in_tiles():
+    """Written out it would take 6 GiB; every tile with an entry in it shows one."""
+    pattern = sm.conv_pattern(3, 16, (64, 64), 3, padding=1)
+    image = plotting.spy(pattern).images[0]
+    drawn = np.ma.masked_invalid(image.get_array())
+    assert drawn.shape == (2048, 384)
+    expected = np.zeros(drawn.shape, dtype=bool)
+    expected[pattern.row // 32, pattern.col // 32] = True
+    assert np.array_equal(~np.ma.getmaskarray(drawn), expected)
+    assert list(image.get_extent()) == [-0.5, 12287.5, 65535.5, -0.5]
+
+
+def test_slabs_of_rows_draw_the_same(monkeypatch):
+    pattern = sm.conv_pattern(2, 3, (4, 5), 3, padding=1)
+    whole = plotting.spy(pattern).images[0].get_array()
+    monkeypatch.setattr(plotting, "SLAB", 7)
+    assert np.array_equal(plotting.spy(pattern).images[0].get_array(), whole, equal_nan=True)

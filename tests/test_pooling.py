@@ -70,6 +70,44 @@ class TestAverage(LayerContract):
         torch.set_default_dtype(before)
 
 
+ADAPTIVE = {
+    "1-D": ((2, 7), 3),
+    "2-D": ((2, 4, 5), (3, 2)),
+    "kept axis": ((1, 4, 5), (None, 2)),
+    "larger than the input": ((2, 2, 3), 4),
+    "3-D": ((1, 3, 4, 5), (2, 1, 3)),
+}
+
+
+def adaptive(shape, outputs):
+    def build(dtype):
+        name = f"AdaptiveAvgPool{len(shape) - 1}d"
+        layer = getattr(sm, name)(outputs, input_size=shape[1:])
+        return Case(layer, getattr(torch.nn, name)(outputs), shape)
+
+    return build
+
+
+class TestAdaptive(TestAverage):
+    cases = {name: adaptive(*layer) for name, layer in ADAPTIVE.items()}  # noqa: RUF012
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.complex64], ids=str)
+def test_an_averaging_matrix_takes_a_type(dtype):
+    for layer in (sm.AvgPool2d(2, input_size=4), sm.AdaptiveAvgPool2d(2, input_size=4)):
+        matrix = layer.matrix(2, dtype=dtype)
+        x = torch.randn(2, 4, 4, dtype=torch.complex128).to(dtype)
+        assert matrix.dtype == dtype
+        expected = x.reshape(2, 2, 2, 2, 2).mean((2, 4)).reshape(-1)
+        torch.testing.assert_close(matrix @ x.reshape(-1), expected)
+
+
+@pytest.mark.parametrize("dtype, error", [(torch.int64, ValueError), ("float64", TypeError)])
+def test_a_matrix_of_integers_is_refused(dtype, error):
+    with pytest.raises(error, match=r"dtype must be .*(int64|float64)"):
+        sm.AvgPool2d(2, input_size=4).matrix(dtype=dtype)
+
+
 class TestMaximum(LayerContract):
     cases = {name: maximum(*layer) for name, layer in MAXIMA.items()}  # noqa: RUF012
 
@@ -196,7 +234,7 @@ def test_a_border_window_has_a_divisor_of_its_own():
 def test_wrong_inputs_are_named(layer, shape):
     with pytest.raises(ValueError) as error:
         layer(torch.zeros(shape))
-    assert "(4, 5)" in str(error.value) and str(shape) in str(error.value)
+    assert "C, 4, 5)" in str(error.value) and str(shape) in str(error.value)
 
 
 def test_a_selection_is_of_one_image():
@@ -206,9 +244,9 @@ def test_a_selection_is_of_one_image():
 
 ERRORS = {
     "padding must be at most half the window, got 2 and window 3": {"padding": 2},
-    "kernel_size must be integers of at least 1, got (0, 0)": {"kernel_size": 0},
-    "stride must be integers of at least 1, got (0, 0)": {"stride": 0},
-    "input_size must have 2 entries, one a dimension, got (4,)": {"input_size": (4,)},
+    "kernel_size must be integers of at least 1, got 0": {"kernel_size": 0},
+    "stride must be integers of at least 1, got 0": {"stride": 0},
+    "input_size must have 2 entries, one a dimension, got (4, 4, 4)": {"input_size": (4, 4, 4)},
     "the window must fit the padded input, got extent 3 and size 2": {"input_size": 2},
 }
 
@@ -226,9 +264,9 @@ def test_bad_arguments_are_named(kind, message):
     [
         (
             lambda: sm.AvgPool2d(2, input_size=4, divisor_override=0),
-            "divisor_override must be at least 1",
+            "divisor_override must be an integer of at least 1",
         ),
-        (lambda: sm.avg_pool_pattern(0, 4, 2), "channels must be at least 1, got 0"),
+        (lambda: sm.avg_pool_pattern(0, 4, 2), "channels must be an integer of at least 1, got 0"),
         (
             lambda: sm.MaxPool2d((1, 2), input_size=(3, 1), padding=(0, 1), dilation=(1, 2)),
             "every window must hold a cell of the input",

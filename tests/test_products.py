@@ -18,7 +18,7 @@ from sparsemat import (
     conv_pattern,
     recurrence_patterns,
 )
-from sparsemat.products import GatherProduct, GeneralProduct, choose, gather, matmul
+from sparsemat.products import GatherProduct, GeneralProduct, blocks, choose, matmul
 from sparsemat.products import attention as attention_products
 from sparsemat.products import recurrence as recurrence_products
 from sparsemat.products.attention import attend, scores
@@ -385,23 +385,47 @@ def test_blocks_are_large_where_launches_count(monkeypatch):
 
     def launches():
         product = GatherProduct.of(pattern)
-        return sum(len(run.blocks) for run in product.runs(x))
+        return sum(len(run.blocks) for run in product.blocks.runs(x))
 
     assert launches() > 5
-    monkeypatch.delitem(gather.BLOCK_BYTES, "cpu")
+    monkeypatch.delitem(blocks.BLOCK_BYTES, "cpu")
     assert launches() == 1
 
 
 def test_block_rows_with_one_support_and_permuted_rows_are_regular():
     """A block-sparse matrix whose block rows share a support, and the factor of a butterfly."""
     mask = np.kron([[1, 0, 1], [1, 0, 1], [0, 1, 1], [1, 0, 1]], np.ones((2, 2))) > 0
-    blocks = sm.mask_pattern(mask)
+    block_sparse = sm.mask_pattern(mask)
     half = np.arange(8) ^ 2
     row = np.repeat(np.arange(8), 2)
     butterfly = Pattern((8, 8), row, np.stack([np.arange(8), half], 1).reshape(-1), range(16), 16)
-    for pattern in (blocks, butterfly):
+    for pattern in (block_sparse, butterfly):
         assert isinstance(choose(pattern), GatherProduct)
         assert_every_product_is_right(pattern, 3)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_a_dilation_near_the_size_of_the_map_keeps_its_tables(tied):
+    """Most taps of most positions fall outside: 24 slots for 16 entries along each axis."""
+    pattern = conv_pattern(2, 64, (8, 8), 3, padding=4, dilation=4)
+    pattern = pattern if tied else pattern.untied()
+    product = choose(pattern)
+    assert isinstance(product, GatherProduct)
+    assert not {"row", "col", "index"} & vars(pattern).keys()  # no triple was written out
+    theta = torch.randn(pattern.num_parameters, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(pattern.shape[1], 3, dtype=torch.float64, requires_grad=True)
+    results = []
+    for other in (product, choose(pattern, "general")):
+        y = other(theta, x)
+        results.append([y, *torch.autograd.grad(y.sin().sum(), (theta, x))])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_single_output_that_reads_mostly_nothing_is_summed_by_itself():
+    pattern = conv_pattern(8, 1, (8, 8), 3, padding=4, dilation=4)
+    assert isinstance(choose(pattern), GeneralProduct)
+    assert not {"row", "col", "index"} & vars(pattern).keys()
 
 
 def test_tables_of_few_widths_are_kept():
@@ -411,7 +435,7 @@ def test_tables_of_few_widths_are_kept():
     for n in range(1, 60):
         x = torch.randn(pattern.shape[1], n)
         product(theta, x)
-    assert len(product._runs) <= 16
+    assert len(product.blocks._runs) <= 16
     torch.testing.assert_close(product(theta, x[:, :1]), product(theta, x)[:, :1])
 
 

@@ -122,7 +122,7 @@ POOL = [
     ),
     method(
         "max pooling selects the pixel before the largest",
-        "layers/pooling",
+        "layers/maxima",
         "MaxPool2d",
         "matrix",
         "S = true(self, *args, **options)\n"
@@ -133,7 +133,7 @@ POOL = [
     ),
     method(
         "ties go to the last largest pixel",
-        "layers/pooling",
+        "layers/maxima",
         "MaxPool2d",
         "matrix",
         "import torch\n"

@@ -33,7 +33,7 @@ from mutants import MUTATIONS
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("sparsemat", "book", "tests")
 HEAVY = ("matplotlib.pyplot", "pandas", "scipy.linalg", "sympy", "torch", "torch.nn.functional")
-LIMIT = 240  # seconds; a mutation may turn a loop endless
+LIMIT = 240  # seconds; a mutation may turn a loop endless, which no check has caught
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,11 @@ def run_tests(root: Path, file: str) -> str:
 
 
 def attempt(mutation: Mutation | None, target: str, label: str) -> str:
-    """Copy, edit and run in a child process; what failed, empty if nothing did."""
+    """Copy, edit and run in a child process; what failed, empty if nothing did.
+
+    Raises:
+        RuntimeError: Something else than a check failed, or the child died without an answer.
+    """
     read, write = os.pipe()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -129,12 +133,19 @@ def attempt(mutation: Mutation | None, target: str, label: str) -> str:
         os.close(write)
         with os.fdopen(read) as pipe:
             answer = pipe.read()
-        os.waitpid(child, 0)
+        status = os.waitpid(child, 0)[1]
     if not answer:
-        return f"no answer within {LIMIT} s"
+        raise RuntimeError(f"no answer, {ended(os.waitstatus_to_exitcode(status))}")
     if answer.startswith("error: "):
         raise RuntimeError(answer)
     return answer.removeprefix("ran: ")
+
+
+def ended(code: int) -> str:
+    """Why a child process gave no answer."""
+    if code == -signal.SIGALRM:
+        return f"stopped after {LIMIT} s"
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _child(root: Path, target: str, label: str, write: int) -> None:

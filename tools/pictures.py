@@ -21,8 +21,9 @@ def palette_png(data: bytes) -> bytes:
     opaque = picture.mode != "RGBA" or picture.getchannel("A").getextrema()[0] == 255
     method = Image.Quantize.MEDIANCUT if opaque else Image.Quantize.FASTOCTREE
     small = io.BytesIO()
+    kept = {"dpi": picture.info["dpi"]} if "dpi" in picture.info else {}
     picture = picture.convert("RGB") if opaque else picture
-    picture.quantize(COLOURS, method=method).save(small, "PNG", optimize=True)
+    picture.quantize(COLOURS, method=method).save(small, "PNG", optimize=True, **kept)
     return min(data, small.getvalue(), key=len)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..arguments import as_tuple
+from ..rules import checked_shape
 from ..rules import like as like_of
 
 Example = Sequence[int] | torch.Tensor | Sequence[torch.Tensor] | Mapping[str, Any]
@@ -74,9 +74,9 @@ def arguments(
         return (example,), {}
     if isinstance(example, Mapping):
         return (), dict(example)
-    if any(torch.is_tensor(part) for part in example):
+    if isinstance(example, (list, tuple)) and any(torch.is_tensor(part) for part in example):
         return tuple(example), {}
-    shape = as_tuple("input_shape", example) if len(example) else ()
+    shape = checked_shape(example)
     batch_second = getattr(module, "batch_first", True) is False
     size = (shape[0], batch, *shape[1:]) if batch_second else (batch, *shape)
     return (like_of(module, None, None).new_zeros(size),), {}
@@ -148,7 +148,8 @@ def one_shape(part: nn.Module, call: Call) -> tuple[int, ...]:
 def undisturbed(module: nn.Module) -> Iterator[None]:
     """Without gradients and fast paths; buffers and the random state are put back."""
     kept = [(part, dict(part._buffers)) for part in module.modules()]
-    values = {id(b): (b, b.clone()) for _, own in kept for b in own.values() if b is not None}
+    buffers = [b for _, own in kept for b in own.values() if b is not None]
+    values = {id(b): (b, b.clone(), b._version) for b in buffers}
     fast = torch.backends.mha.get_fastpath_enabled()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -160,8 +161,9 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
         for part, own in kept:
             part._buffers.update(own)
         with torch.no_grad():
-            for buffer, value in values.values():
-                buffer.copy_(value)
+            for buffer, value, version in values.values():
+                if buffer._version != version:  # autograd's graphs outlive a run that wrote nothing
+                    buffer.copy_(value)
 
 
 def _is_alone(part: nn.Module, call: Call) -> bool:

@@ -63,6 +63,8 @@ def from_module(
             is (its weight is read by other code, say), or its matrix layer did not.
     """
     check_module(module)
+    if only is not None and not callable(only):
+        raise TypeError(f"only must be a function of a path and a part, got {only!r}")
     options = {"tied": tied, "causal": causal, "window": window, "form": form}
     _check_options(module, options)
     network = deepcopy(module)
@@ -113,15 +115,23 @@ def _made(
 
 def _layer(part: nn.Module, rule: Rule, calls: list[Call], options: dict[str, Any]) -> nn.Module:
     as_torch = any(len(call.args) != 1 or call.kwargs for call in calls)
-    options = options | {"as_torch": as_torch}
-    shapes = list(dict.fromkeys(one_shape(part, call) for call in calls))
-    first = rule.layer(part, shapes[0], options)
+    outputs: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for call in calls:
+        shape = tuple(getattr(call.output, "shape", ()))
+        outputs.setdefault(one_shape(part, call), []).append(shape)
+    shapes = list(outputs)
+
+    def made(shape: tuple[int, ...]) -> nn.Module:
+        more = {"as_torch": as_torch, "outputs": outputs[shape]}
+        return rule.layer(part, shape, options | more)
+
+    first = made(shapes[0])
     sized = isinstance(getattr(first, "input_size", None), tuple)
     if not sized or len(shapes) == 1:
         return first
     if not options["tied"] and "tied" in rule.options:
         raise ValueError(f"tied=False needs images of one size, got {shapes[0]} and {shapes[1]}")
-    return PerSize([first, *(rule.layer(part, shape, options) for shape in shapes[1:])])
+    return PerSize([first, *map(made, shapes[1:])])
 
 
 def _rule(part: nn.Module, path: str) -> Rule | None:

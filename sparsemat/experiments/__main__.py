@@ -117,6 +117,13 @@ def _weights(options: argparse.Namespace) -> int:
     return 0
 
 
+def _disagreements(options: argparse.Namespace) -> int:
+    from . import disagreements
+
+    print(disagreements.collect(options.results, options.names))
+    return 0
+
+
 def _superseded(options: argparse.Namespace) -> int:
     from . import history
     from .files import write_json
@@ -180,6 +187,13 @@ def _parser() -> argparse.ArgumentParser:
     weights.add_argument("--runs", **runs)
     weights.add_argument("--results", **results)
     weights.set_defaults(command=_weights)
+
+    differ = commands.add_parser(
+        "disagreements", help="keep the test images on which runs with kept weights disagree"
+    )
+    differ.add_argument("names", nargs="+", metavar="NAME", help="such as mnist-tied-3")
+    differ.add_argument("--results", **results)
+    differ.set_defaults(command=_disagreements)
 
     superseded = commands.add_parser("superseded", help="list replaced runs from the git history")
     superseded.add_argument("--results", **results)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..matrix import require_memory
+from ..algebra import require_memory
 from .datasets import Dataset
 from .training import HELD_OUT
 

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import subprocess
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-
-import sparsemat
 
 from .configurations import EXPERIMENTS, Configuration
 from .files import write_json
@@ -27,7 +20,6 @@ if TYPE_CHECKING:
 
 # fields that differ between two runs of the same thing
 INCIDENTAL = ("seconds", "peak_mebibytes", "device", "versions", "commit", "date")
-DIRTY = "-dirty"  # ends the commit where the code was not the commit's
 NAMED = ("experiment", "variant", "seed", "profile")
 FIELDS = (
     *(*NAMED, "configuration", "data", "metric", "parameters"),
@@ -279,48 +271,3 @@ def _check_alike(key: Group, group: list[dict]) -> None:
         if differ := differences(first, other):
             runs, differ = " ".join(key[:3]), "; ".join(differ)
             raise ValueError(f"the runs of {runs} must differ in the seed alone, but {differ}")
-
-
-def environment(device: torch.device) -> dict:
-    """Where a run happens: device, versions, and the commit of the code if it is in a checkout."""
-    return {
-        "device": {
-            "type": device.type,
-            "name": _device_name(device),
-            "threads": torch.get_num_threads(),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "sparsemat": sparsemat.__version__,
-            "torch": torch.__version__,
-            "numpy": version("numpy"),
-        },
-        "commit": _commit(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with ``-dirty`` where a tracked file of the package was changed."""
-
-    def git(*command: str) -> str:
-        package = Path(sparsemat.__file__).parent
-        return subprocess.run(
-            ["git", "-C", str(package), *command], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # not a copy in somebody's environment
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
-        return git("rev-parse", "HEAD") + (DIRTY if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -9,13 +9,12 @@ import torch
 
 import sparsemat as sm
 
-from . import models, records, training
+from . import devices, models, records, training
 from .configurations import EXPERIMENTS, Configuration
-from .models import count_parameters
 
 __all__ = [
-    *("costs", "count_parameters", "last_epochs", "matrices", "relative", "run_curves", "runs"),
-    *("step_losses", "summary", "train_all"),
+    *("costs", "last_epochs", "matrices", "relative", "run_curves", "runs", "step_losses"),
+    *("summary", "train_all"),
 ]
 
 
@@ -40,7 +39,8 @@ def matrices(network: models.Network, variants: Sequence[str] = ("tied", "untied
                 "nonzeros": pattern.nnz,
                 "density": pattern.nnz / pattern.shape[0] / pattern.shape[1],
             } | {
-                variant: count_parameters(net.get_submodule(name)) for variant, net in built.items()
+                variant: models.count_parameters(net.get_submodule(name))
+                for variant, net in built.items()
             }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -73,7 +73,7 @@ def train_all(
     Returns:
         The trained network and its curve, by variant.
     """
-    fabric = training.make_fabric(device, configuration.precision)
+    fabric = devices.make_fabric(device, configuration.precision)
     return {
         variant: training.train(configuration, variant, seed, fabric=fabric) for variant in variants
     }

@@ -9,10 +9,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import baselines, checkpoints, counting, datasets, models, records, training
+from . import (
+    baselines,
+    checkpoints,
+    counting,
+    datasets,
+    models,
+    provenance,
+    records,
+    training,
+)
 from .configurations import EXPERIMENTS, Configuration
+from .devices import make_fabric
 from .files import RESULTS, RUNS
-from .models import count_parameters
 from .tasks import TASKS
 
 
@@ -71,7 +80,7 @@ def run(
         raise ValueError(
             f"epochs must be from 1 to the profile's {configuration.epochs}, got {epochs}"
         )
-    fabric = training.make_fabric(device, configuration.precision, devices, nodes)
+    fabric = make_fabric(device, configuration.precision, devices, nodes)
     if profile == "quick" and fabric.device.type == "cpu":
         torch.set_num_threads(1)  # more would mostly wait for each other, long on a busy machine
     folder = runs if profile == "quick" else results
@@ -93,7 +102,8 @@ def run(
             )
     for written in (runs, folder):
         written.mkdir(parents=True, exist_ok=True)
-    environment = records.environment(fabric.device)  # of the code that runs, not of later commits
+    # of the code that runs, not of later commits
+    environment = provenance.environment(fabric.device)
     data = datasets.load(configuration.dataset)
     progress = training.train(
         *(configuration, variant, seed),
@@ -197,7 +207,7 @@ def run_baselines(
         "data": description(data),
         "metric": TASKS[configuration.task].metric,
         "errors": rivals[type(configuration.network)](data),
-        **records.environment(torch.device("cpu")),
+        **provenance.environment(torch.device("cpu")),
     }
     folder = runs if profile == "quick" else results
     return record, records.write_baselines(record, folder)
@@ -220,7 +230,7 @@ def derived(
     """What follows from the network and the curve, for a record and for who checks it."""
     task = TASKS[configuration.task]
     return {
-        "parameters": count_parameters(model),
+        "parameters": models.count_parameters(model),
         "nonzeros": configuration.network.nonzeros(variant),
         "best": task.best(curve, key=lambda epoch: epoch[task.metric]),
         "last": curve[-1],

@@ -24,15 +24,13 @@ from tqdm import tqdm
 from . import checkpoints, datasets, models
 from .augmentation import AUGMENTATIONS
 from .configurations import Configuration
-from .devices import PRECISIONS, make_fabric, peak_mebibytes
+from .devices import peak_mebibytes
 from .records import selected
 from .tasks import TASKS, Task
 
 if TYPE_CHECKING:
     import pandas as pd
     from lightning_fabric import Fabric
-
-__all__ = ["PRECISIONS", "Progress", "evaluate", "losses", "make_fabric", "steps", "train"]
 
 EVALUATION_BATCH = 250
 HELD_OUT = 0.1  # of the training examples, where an epoch is chosen without a validation set
@@ -79,7 +77,7 @@ def train(
         configuration: What to train, on what and how.
         variant: Which variant.
         seed: Seed of the initial weights, of the order of the examples and of dropout.
-        fabric: The device; see :func:`make_fabric`.
+        fabric: The device; see :func:`devices.make_fabric`.
         epochs: Stop after this many of the configuration's epochs.
         checkpoint: File that is replaced at the end of every epoch.
         resume: Whether to go on from the checkpoint, if there is one.

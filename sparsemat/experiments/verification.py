@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from . import datasets, records, training
+from . import datasets, devices, provenance, records, training
 from .records import differences
 from .runs import derived, description, find
 
@@ -86,10 +86,10 @@ def verify(
     ]
     if found:
         return Verification(ROUNDED, 0, count, ("configuration", "data"), ("all else",), found)
-    fabric = training.make_fabric(device, configuration.precision)
-    environment = records.environment(fabric.device)
+    fabric = devices.make_fabric(device, configuration.precision)
+    environment = provenance.environment(fabric.device)
     same = all(environment[name] == record[name] for name in ("device", "versions", "commit"))
-    same &= record["commit"] is not None and not record["commit"].endswith(records.DIRTY)
+    same &= record["commit"] is not None and not record["commit"].endswith(provenance.DIRTY)
     progress = training.train(
         configuration, record["variant"], record["seed"], fabric=fabric, epochs=epochs
     )

@@ -1,21 +1,26 @@
 """The matrix layers, each kind in one file with the rule that turns torch's module into it."""
 
-from . import embedding, normalisation, padding, resampling, reshaping, simple, transposed
+from . import embedding, normalisation, padding, resampling, reshaping, simple
 from .adaptive import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d
 from .attention import SelfAttention, third_order
+from .cells import GRUCell, LSTMCell, RNNCell
 from .convolution import Conv1d, Conv2d, Conv3d
 from .gated import GRU, LSTM, BidirectionalRNN
 from .linear import SparseLinear
+from .maxima import MaxPool2d
 from .multihead import MultiheadAttention
-from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool2d, avg_pool_pattern
+from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, avg_pool_pattern
 from .recurrence import RNN
+from .transposed import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 
 __all__ = [
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
     "GRU",
+    "GRUCell",
     "LSTM",
+    "LSTMCell",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -23,9 +28,13 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "MaxPool2d",
     "MultiheadAttention",
     "RNN",
+    "RNNCell",
     "SelfAttention",
     "SparseLinear",
     "avg_pool_pattern",
@@ -36,5 +45,4 @@ __all__ = [
     "reshaping",
     "simple",
     "third_order",
-    "transposed",
 ]

@@ -10,12 +10,10 @@ import torch
 from torch import nn
 
 from ..arguments import as_tuple
-from ..matrix import SparseMatrix
 from ..pattern import Pattern
 from ..patterns.pooling import adaptive_avg_pool_pattern
-from ..products import Product, choose
 from ..rules import Affine, Rule, image_size, register, spatial_dims
-from .base import MatrixLayer, as_images
+from .averages import AverageLayer, fixed, own_layer, refuse_other_size
 
 STOCK = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 
@@ -36,8 +34,10 @@ def resolved(output_size: Any, size: tuple[int, ...]) -> tuple[int, ...]:
     return as_tuple("output_size", chosen, len(size))
 
 
-class _MatrixAdaptiveAvgPool(MatrixLayer):
-    dims: int
+class _MatrixAdaptiveAvgPool(AverageLayer):
+    """What the three layers share; stands before the torch layer of the same dimension."""
+
+    window_attributes = ("output_size",)
 
     def __init__(
         self, output_size: int | Sequence[int | None] | None, *, input_size: int | Sequence[int]
@@ -48,47 +48,11 @@ class _MatrixAdaptiveAvgPool(MatrixLayer):
         self.input_size = input_size
         self.prepare()
 
-    def pattern(self, channels: int = 1) -> Pattern:
-        """Where the matrix for images of so many channels is nonzero."""
-        return self._pattern_and_divisors(channels)[0]
+    def _averages(self, channels: int) -> tuple[Pattern, np.ndarray]:
+        return adaptive_avg_pool_pattern(channels, self.input_size, self._outputs())
 
-    def matrix(self, channels: int = 1) -> SparseMatrix:
-        """The averaging matrix for images of so many channels, in torch's default dtype."""
-        pattern, divisors = self._pattern_and_divisors(channels)
-        return pattern.fill(1 / torch.tensor(divisors, dtype=torch.get_default_dtype()))
-
-    def prepare(self) -> None:
-        """Find the product for one channel."""
-        self._made()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Average the windows of images ``(N, C, *input_size)``, or of one without the batch.
-
-        Raises:
-            TypeError: ``x`` is no tensor.
-            ValueError: ``x`` has another shape.
-        """
-        images = as_images(x, None, self.input_size)
-        product, divisors = self._made()
-        theta = 1 / torch.tensor(divisors, dtype=images.dtype, device=images.device)
-        y = product(theta, images.flatten(0, 1).flatten(1).t()).t()
-        y = y.reshape(*images.shape[:2], *resolved(self.output_size, self.input_size))
-        return y if x.ndim == images.ndim else y[0]
-
-    def extra_repr(self) -> str:
-        """The arguments that torch shows, and the size of the images."""
-        return f"{super().extra_repr()}, input_size={self.input_size}"
-
-    def _pattern_and_divisors(self, channels: int) -> tuple[Pattern, np.ndarray]:
-        output = resolved(self.output_size, self.input_size)
-        return adaptive_avg_pool_pattern(channels, self.input_size, output)
-
-    def _made(self) -> tuple[Product, tuple[int, ...]]:
-        def make() -> tuple[Product, tuple[int, ...]]:
-            pattern, divisors = self._pattern_and_divisors(1)
-            return choose(pattern), tuple(divisors.tolist())
-
-        return self.remembered("product", (self.output_size, self.input_size), make)
+    def _outputs(self) -> tuple[int, ...]:
+        return resolved(self.output_size, self.input_size)
 
 
 class AdaptiveAvgPool1d(_MatrixAdaptiveAvgPool, nn.AdaptiveAvgPool1d):
@@ -124,26 +88,18 @@ OWN = (AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d)
 
 def _matrix(module: nn.AdaptiveAvgPool2d, shape: tuple[int, ...], like: torch.Tensor) -> Affine:
     size = image_size(module, shape, spatial_dims(module))
-    _check_size(module, size)
+    if isinstance(module, OWN):
+        refuse_other_size(module, shape)
     outputs = resolved(module.output_size, size)
     pattern, divisors = adaptive_avg_pool_pattern(shape[0], size, outputs)
-    theta = 1 / torch.from_numpy(divisors).to(like)
-    return Affine(pattern, lambda: theta, None, (shape[0], *outputs))
+    return fixed(pattern, divisors, like, (shape[0], *outputs))
 
 
 def _layer(module: nn.Module, shape: tuple[int, ...], options: dict[str, Any]) -> nn.Module:
     size = image_size(module, shape, spatial_dims(module))
-    if isinstance(module, OWN):
-        _check_size(module, size)
-        return module
     made = OWN[len(size) - 1](module.output_size, input_size=size)
     return made.train(module.training)
 
 
-def _check_size(module: nn.Module, size: tuple[int, ...]) -> None:
-    if isinstance(module, OWN) and size != module.input_size:
-        raise ValueError(f"the layer's input_size is {module.input_size}, got images of {size}")
-
-
 register(Rule(STOCK, _matrix, _layer))
-register(Rule(OWN, _matrix, _layer))
+register(Rule(OWN, _matrix, own_layer))

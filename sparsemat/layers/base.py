@@ -86,8 +86,10 @@ def require_type(x: torch.Tensor, weight: torch.Tensor) -> None:
     """Refuse an input of another type than the parameters, unless autocast will cast both.
 
     Raises:
+        TypeError: ``x`` is no tensor.
         ValueError: With both types.
     """
+    require_tensor(x)
     device = x.device.type
     if x.dtype != weight.dtype and not (
         torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
-from math import prod
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..arguments import as_tuple, check_channels
-from ..matrix import SparseMatrix
 from ..pattern import Pattern
 from ..patterns.convolution import conv_of_windows
-from ..products import Product, check_form, choose
-from ..products.casting import autocast
-from ..products.indices import constant
+from ..products import check_form
 from ..rules import Affine, Rule, image_size, register, taking_over
 from ..windows import Windows, conv_windows
-from .base import MatrixLayer, added, as_images, check_flags, require_type
+from .base import check_flags
+from .kernel import KernelLayer, affine, matrix_of_own, own_layer
 
 
-class _MatrixConv(MatrixLayer):
+class _MatrixConv(KernelLayer):
     """What the three layers share; stands before the torch layer of the same dimension."""
 
-    dims: int
-    tied = True  # an untied layer is drawn tied, then spread
+    geometry_attributes = (
+        *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation"),
+        *("groups", "padding_mode"),
+    )
 
     def __init__(
         self,
@@ -68,7 +66,7 @@ class _MatrixConv(MatrixLayer):
 
     @property
     def windows(self) -> Windows:
-        """The geometry: which pixels every output reads."""
+        """The geometry, that is which pixels every output reads."""
         return geometry(self, self.input_size)
 
     @property
@@ -76,94 +74,11 @@ class _MatrixConv(MatrixLayer):
         """Spatial size of the output."""
         return self.windows.output_size
 
-    @property
-    def pattern(self) -> Pattern:
-        """Where the matrix may be nonzero, and which entry of ``weight`` sits there."""
-        key = (*_geometry_key(self), self.input_size, self.tied)
-        return self.remembered("pattern", key, self._make_pattern)
-
-    @property
-    def product(self) -> Product:
-        """The product that multiplies by the weight matrix; its repr says which and why."""
-        key = (self.pattern, self.form)
-        return self.remembered("product", key, lambda: choose(*key))
-
-    def prepare(self) -> None:
-        """Find the product; refuses a form that the pattern does not have."""
-        _ = self.product
-
-    def matrix(self) -> SparseMatrix:
-        """The weight matrix, of shape ``(out_channels * prod(output), in_channels * prod(input))``.
-
-        It reads ``weight`` at each use, and gradients reach it. The bias is not part of it.
-        """
-        return self.pattern.fill(self.weight)
-
-    def untie(self) -> Self:
-        """A layer with the same matrix and a parameter of its own for every entry."""
-        layer = deepcopy(self)
-        if layer.tied:
-            layer._untie()
-        return layer
-
-    def reset_parameters(self) -> None:
-        """Draw new parameters as torch does; an untied layer spreads a tied draw."""
-        if self.tied:
-            super().reset_parameters()
-            return
-        untied = self.weight
-        self.weight = nn.Parameter(
-            untied.new_empty(self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        )
-        super().reset_parameters()
-        with torch.no_grad():
-            untied.copy_(self._spread(self.weight))
-        self.weight = untied
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply every image by the weight matrix and add the bias.
-
-        Args:
-            x: Images ``(N, in_channels, *input_size)``, or one without the batch axis.
-
-        Returns:
-            Tensor ``(N, out_channels, *output_size)``, or one without the batch axis. It lies
-            features first in memory: neighbours are the same entry of different images.
-
-        Raises:
-            TypeError: ``x`` is no tensor.
-            ValueError: ``x`` has another shape or type.
-        """
-        images = as_images(x, self.in_channels, self.input_size)
-        weight, bias, images = autocast(self.weight, self.bias, images)
-        require_type(images, weight)
-        y = self.product(weight.reshape(-1), images.flatten(1).t())
-        if bias is not None:
-            y = added(y.unflatten(0, (self.out_channels, -1)), bias[:, None, None]).flatten(0, 1)
-        y = y.t().unflatten(1, (self.out_channels, *self.output_size))
-        return y if x.ndim == images.ndim else y[0]
-
-    def extra_repr(self) -> str:
-        """The arguments that torch shows, and what is the matrix layer's own."""
-        own = f", input_size={self.input_size}" + ("" if self.tied else ", tied=False")
-        return super().extra_repr() + own + self.own_repr()
-
-    def _make_pattern(self) -> Pattern:
-        pattern = self._tied_pattern()
-        return pattern if self.tied else pattern.untied()
-
     def _tied_pattern(self) -> Pattern:
         return conv_of_windows(self.in_channels, self.out_channels, self.groups, self.windows)
 
-    def _spread(self, weight: torch.Tensor) -> torch.Tensor:
-        index = constant(self._tied_pattern().index.copy(), weight.device)
-        return weight.detach().reshape(-1)[index]
-
-    def _untie(self) -> None:
-        spread = self._spread(self.weight)
-        self.weight = nn.Parameter(spread, requires_grad=self.weight.requires_grad)
-        self.tied = False
-        self.prepare()
+    def _kernel_shape(self) -> tuple[int, ...]:
+        return self.out_channels, self.in_channels // self.groups, *self.kernel_size
 
 
 class Conv1d(_MatrixConv, nn.Conv1d):
@@ -240,35 +155,11 @@ def geometry(module: nn.Module, size: tuple[int, ...]) -> Windows:
     return windows
 
 
-def _geometry_key(module: nn.Module) -> tuple:
-    return (
-        *(module.in_channels, module.out_channels, module.kernel_size, module.stride),
-        *(module.padding, module.dilation, module.groups, module.padding_mode),
-    )
-
-
 def _matrix(module: nn.Conv2d, shape: tuple[int, ...], like: torch.Tensor) -> Affine:
     size = image_size(module, shape, len(module.kernel_size), module.in_channels)
     windows = geometry(module, size)
     pattern = conv_of_windows(module.in_channels, module.out_channels, module.groups, windows)
-    return _affine(module, pattern, windows.output_size)
-
-
-def _matrix_of_own(module: Conv2d, shape: tuple[int, ...], like: torch.Tensor) -> Affine:
-    _refuse_other_size(module, shape)
-    return _affine(module, module.pattern, module.output_size)
-
-
-def _affine(module: nn.Module, pattern: Pattern, output_size: tuple[int, ...]) -> Affine:
-    positions = prod(output_size)
-    bias = None
-    if module.bias is not None:
-
-        def bias() -> torch.Tensor:
-            return module.bias.repeat_interleave(positions)
-
-    output = module.out_channels, *output_size
-    return Affine(pattern, lambda: module.weight.reshape(-1), bias, output)
+    return affine(module, pattern, windows.output_size)
 
 
 def _layer(module: nn.Conv2d, shape: tuple[int, ...], options: dict[str, Any]) -> nn.Module:
@@ -289,20 +180,5 @@ def _layer(module: nn.Conv2d, shape: tuple[int, ...], options: dict[str, Any]) -
     return layer
 
 
-def _own_layer(module: Conv2d, shape: tuple[int, ...], options: dict[str, Any]) -> nn.Module:
-    _refuse_other_size(module, shape)
-    if not options.get("tied", True) and module.tied:
-        module._untie()
-    return module
-
-
-def _refuse_other_size(module: Conv2d, shape: tuple[int, ...]) -> None:
-    expected = module.in_channels, *module.input_size
-    if shape != expected:
-        raise ValueError(f"the layer's input shape is {expected}, got input_shape={shape}")
-
-
-register(
-    Rule(STOCK, _matrix, _layer, relies_on=("forward", "_conv_forward"), options=("tied", "form"))
-)
-register(Rule(OWN, _matrix_of_own, _own_layer, options=("tied",)))
+register(Rule(STOCK, _matrix, _layer, options=("tied", "form")))
+register(Rule(OWN, matrix_of_own, own_layer, options=("tied",)))

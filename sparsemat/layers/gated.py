@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import linear
 
 from ..matrix import SparseMatrix
-from ..patterns.gated import GatedPattern, gru_pattern, lstm_pattern
-from ..products.indices import constant
+from ..patterns.recurrence import recurrence_patterns
 from ..products.recurrence import recurrence
 from ..rules import Rule, as_it_is, register, taking_over
 from .base import MatrixLayer, require_tensor, require_type
-
-
-@dataclass(frozen=True)
-class GatedSystem:
-    r"""The system $z = M z + E x + c$ of one layer at one input.
-
-    Attributes:
-        M: Strictly lower triangular, so that forward substitution is the forward pass.
-        E: Where the input enters.
-        c: What the biases and the states before the first step add, ``(rows,)``.
-        parts: Where in z each vector stands: name to rows; ``"h"`` are the states.
-    """
-
-    M: SparseMatrix
-    E: SparseMatrix
-    c: torch.Tensor
-    parts: dict[str, np.ndarray]
-
-    def solve(self, x: torch.Tensor) -> torch.Tensor:
-        """Give z at an input ``(T, d)`` by one triangular solve on the CPU, without gradients."""
-        import scipy.sparse
-        from scipy.sparse.linalg import spsolve_triangular
-
-        with torch.no_grad():
-            right = (self.E @ x.reshape(-1) + self.c).cpu().numpy()
-            left = scipy.sparse.identity(len(right), format="csr") - self.M.to_scipy()
-        return torch.from_numpy(spsolve_triangular(left.tocsr(), right, unit_diagonal=True))
+from .systems import (
+    GatedSystem,
+    Weights,
+    gru_states,
+    gru_system,
+    lstm_states,
+    lstm_system,
+)
 
 
 class _Recurrence(MatrixLayer):
@@ -106,42 +84,36 @@ class _Recurrence(MatrixLayer):
             raise ValueError(f"hx must have shapes {expected}, got {shapes}")
         return [part[:, None] if single else part for part in given]
 
-    def _named(self, kind: str, name: str) -> torch.Tensor | None:
-        return getattr(self, f"{kind}_{name}", None)
-
     def _run(
         self, inputs: torch.Tensor, name: str, before: list[torch.Tensor | None]
     ) -> tuple[torch.Tensor, ...]:
         """States ``(T, n, h)`` of one layer in one direction, and the states after the last."""
         raise NotImplementedError
 
-    def _zeros(self, inputs: torch.Tensor, width: int) -> torch.Tensor:
-        return inputs.new_zeros(inputs.shape[1], width)
+    def _weights(self, name: str) -> Weights:
+        names = "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"
+        return Weights(*(getattr(self, f"{kind}_{name}", None) for kind in names))
 
-    def _filled(
-        self, pattern: GatedPattern, values: dict[str, torch.Tensor], c: torch.Tensor, name: str
-    ) -> GatedSystem:
-        theta = torch.cat([values[block].reshape(-1) for block in pattern.blocks])
-        e = pattern.e.fill(self._named("weight_ih", name))
-        return GatedSystem(pattern.m.fill(theta), e, c, pattern.parts)
-
-    def _constant(self, pattern: GatedPattern, **parts: torch.Tensor) -> torch.Tensor:
-        c = self.weight_hh_l0.new_zeros(pattern.m.shape[0])
-        for name, value in parts.items():
-            at = constant(pattern.parts[name][: value.numel()], c.device)
-            c = c.index_add(0, at, value.reshape(-1))
-        return c
-
-    def _sequence(self, x: torch.Tensor, layer: int, reverse: bool) -> tuple[str, torch.Tensor]:
+    def _direction(self, layer: int, reverse: bool) -> Weights:
         if reverse and not self.bidirectional:
             raise ValueError("reverse needs a bidirectional layer, got bidirectional=False")
         if not 0 <= layer < self.num_layers:
             raise ValueError(f"layer must lie in 0..{self.num_layers - 1}, got {layer}")
-        name = f"l{layer}" + ("_reverse" if reverse else "")
-        width = self._named("weight_ih", name).shape[1]
-        if x.ndim != 2 or x.shape[1] != width:
+        return self._weights(f"l{layer}" + ("_reverse" if reverse else ""))
+
+    def _sequence(
+        self, x: torch.Tensor, hx: Any, layer: int, reverse: bool
+    ) -> tuple[Weights, list[torch.Tensor | None]]:
+        """The weights of one layer and direction, and what is before its first step."""
+        require_tensor(x)
+        weights = self._direction(layer, reverse)
+        width = weights.ih.shape[1]
+        if x.ndim != 2 or x.shape[1] != width or len(x) == 0:
             raise ValueError(f"x must be one sequence (T, {width}), got {tuple(x.shape)}")
-        return name, x[:, None]
+        require_type(x, weights.hh)
+        at = layer * (1 + self.bidirectional) + reverse
+        before = self._initial(hx, 1, True)
+        return weights, [None if part is None else part[at, 0] for part in before]
 
 
 class LSTM(_Recurrence, nn.LSTM):
@@ -153,63 +125,34 @@ class LSTM(_Recurrence, nn.LSTM):
     Source: chapter "Gated recurrence".
     """
 
-    def system(self, x: torch.Tensor, layer: int = 0, *, reverse: bool = False) -> GatedSystem:
-        """The system of one layer at the input x, states zero before the first step.
+    def system(
+        self,
+        x: torch.Tensor,
+        hx: tuple[torch.Tensor, torch.Tensor] | None = None,
+        *,
+        layer: int = 0,
+        reverse: bool = False,
+    ) -> GatedSystem:
+        """The system of one layer in one direction at the input x.
 
         Args:
-            x: The layer's input, one sequence ``(T, d)``; for ``reverse`` the last step first.
+            x: That layer's input, one sequence ``(T, d)``; for ``reverse`` the last step first.
+            hx: States and cells before the first step, of all layers as in a call with ``(T, d)``;
+                zeros if None.
             layer: Which layer.
             reverse: Whether of the backward direction.
 
         Raises:
-            ValueError: There is no such layer or direction, or x has another shape.
+            ValueError: There is no such layer or direction, or a shape does not fit.
         """
-        name, inputs = self._sequence(x, layer, reverse)
-        steps, h = len(x), self.hidden_size
-        gates, cells, _ = self._trace(inputs, name, [None, None])
-        i, f, g, o = gates.chunk(4, -1)
-        pattern = lstm_pattern(steps, x.shape[1], h, self.proj_size)
-        values = {
-            "weight_hh": self._named("weight_hh", name),
-            "forget": f.sigmoid(),
-            "input": i.sigmoid() * _tanh_ratio(g),
-            "output": o.sigmoid() * _tanh_ratio(cells),
-            "weight_hr": self._named("weight_hr", name),
-        }
-        bias = self._bias(name)
-        zeros = self.weight_hh_l0.new_zeros(steps, 4 * h)
-        c = self._constant(pattern, a=zeros if bias is None else zeros + bias)
-        return self._filled(pattern, values, c, name)
-
-    def _bias(self, name: str) -> torch.Tensor | None:
-        if not self.bias:
-            return None
-        return self._named("bias_ih", name) + self._named("bias_hh", name)
+        weights, before = self._sequence(x, hx, layer, reverse)
+        return lstm_system(x, weights, *before)
 
     def _run(
         self, inputs: torch.Tensor, name: str, before: list[torch.Tensor | None]
     ) -> tuple[torch.Tensor, ...]:
-        _, cells, states = self._trace(inputs, name, before)
+        _, cells, states = lstm_states(inputs, self._weights(name), *before)
         return states, states[-1], cells[-1]
-
-    def _trace(
-        self, inputs: torch.Tensor, name: str, before: list[torch.Tensor | None]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Pre-activations, cells and states of every step, each ``(T, n, ...)``."""
-        weight, project = self._named("weight_hh", name), self._named("weight_hr", name)
-        entering = linear(inputs, self._named("weight_ih", name), self._bias(name))
-        h, c = before
-        h = self._zeros(inputs, weight.shape[1]) if h is None else h
-        c = self._zeros(inputs, self.hidden_size) if c is None else c
-        gates, cells, states = [], [], []
-        for u in entering.unbind():
-            a = u + linear(h, weight)
-            i, f, g, o = a.chunk(4, -1)
-            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-            h = o.sigmoid() * c.tanh()
-            h = h if project is None else linear(h, project)
-            gates.append(a), cells.append(c), states.append(h)
-        return torch.stack(gates), torch.stack(cells), torch.stack(states)
 
 
 class GRU(_Recurrence, nn.GRU):
@@ -221,83 +164,74 @@ class GRU(_Recurrence, nn.GRU):
     Source: chapter "Gated recurrence".
     """
 
-    def system(self, x: torch.Tensor, layer: int = 0, *, reverse: bool = False) -> GatedSystem:
-        """The system of one layer at the input x, states zero before the first step.
+    def system(
+        self,
+        x: torch.Tensor,
+        hx: torch.Tensor | None = None,
+        *,
+        layer: int = 0,
+        reverse: bool = False,
+    ) -> GatedSystem:
+        """The system of one layer in one direction at the input x.
 
         Args:
-            x: The layer's input, one sequence ``(T, d)``; for ``reverse`` the last step first.
+            x: That layer's input, one sequence ``(T, d)``; for ``reverse`` the last step first.
+            hx: States before the first step, of all layers as in a call with ``(T, d)``; zeros if
+                None.
             layer: Which layer.
             reverse: Whether of the backward direction.
 
         Raises:
-            ValueError: There is no such layer or direction, or x has another shape.
+            ValueError: There is no such layer or direction, or a shape does not fit.
         """
-        name, inputs = self._sequence(x, layer, reverse)
-        steps, h = len(x), self.hidden_size
-        r, z, a, _ = self._trace(inputs, name, None)
-        pattern = gru_pattern(steps, x.shape[1], h)
-        values = {
-            "weight_hh": self._named("weight_hh", name),
-            "one": x.new_ones(1),
-            "reset": r,
-            "new": (1 - z) * _tanh_ratio(a),
-            "update": z,
-        }
-        zeros = x.new_zeros(steps, 3 * h)
-        biases = {}
-        if self.bias:
-            biases = {
-                "u": zeros + self._named("bias_ih", name),
-                "v": zeros + self._named("bias_hh", name),
-            }
-        return self._filled(pattern, values, self._constant(pattern, **biases), name)
+        weights, before = self._sequence(x, hx, layer, reverse)
+        return gru_system(x, weights, *before)
 
     def _run(
         self, inputs: torch.Tensor, name: str, before: list[torch.Tensor | None]
     ) -> tuple[torch.Tensor, ...]:
-        states = self._trace(inputs, name, before[0])[-1]
+        states = gru_states(inputs, self._weights(name), *before)[-1]
         return states, states[-1]
-
-    def _trace(
-        self, inputs: torch.Tensor, name: str, h: torch.Tensor | None
-    ) -> tuple[torch.Tensor, ...]:
-        """The gates r and z, what tanh acts on, and the states, each ``(T, n, h)``."""
-        weight, bias = self._named("weight_hh", name), self._named("bias_hh", name)
-        entering = linear(inputs, self._named("weight_ih", name), self._named("bias_ih", name))
-        h = self._zeros(inputs, self.hidden_size) if h is None else h
-        traced = []
-        for u in entering.unbind():
-            (u_r, u_z, u_n), (v_r, v_z, v_n) = u.chunk(3, -1), linear(h, weight, bias).chunk(3, -1)
-            r, z = (u_r + v_r).sigmoid(), (u_z + v_z).sigmoid()
-            a = u_n + r * v_n
-            h = (1 - z) * a.tanh() + z * h
-            traced.append((r, z, a, h))
-        return tuple(torch.stack(part) for part in zip(*traced, strict=True))
 
 
 class BidirectionalRNN(_Recurrence, nn.RNN):
-    """An RNN in one or both directions; see :class:`sparsemat.RNN` for the matrices of a direction.
+    """An RNN in one or both directions.
 
     Arguments, parameters, initial values and the call are those of ``torch.nn.RNN``; packed
     sequences are not taken.
+
+    Source: chapter "Recurrence".
     """
+
+    def operators(
+        self, steps: int, layer: int = 0, *, reverse: bool = False
+    ) -> tuple[SparseMatrix, SparseMatrix]:
+        """The matrices N and B of one layer in one direction, for which ``h = f(N h + B x + c)``.
+
+        Args:
+            steps: Length T of the sequence.
+            layer: Which layer.
+            reverse: Whether of the backward direction, whose x and h have the last step first.
+
+        Returns:
+            As :meth:`sparsemat.RNN.operators`.
+
+        Raises:
+            ValueError: ``steps`` is below 1, or there is no such layer or direction.
+        """
+        weights = self._direction(layer, reverse)
+        width, height = weights.ih.shape[1], self.hidden_size
+        n, b = recurrence_patterns(steps, width, height)
+        return n.fill(weights.hh), b.fill(weights.ih)
 
     def _run(
         self, inputs: torch.Tensor, name: str, before: list[torch.Tensor | None]
     ) -> tuple[torch.Tensor, ...]:
-        bias = None
-        if self.bias:
-            bias = self._named("bias_ih", name) + self._named("bias_hh", name)
-        entering = linear(inputs, self._named("weight_ih", name), bias)
-        weight = self._named("weight_hh", name)
-        states = recurrence(entering, weight, before[0], self.nonlinearity, None)
+        weights = self._weights(name)
+        bias = weights.bias_ih + weights.bias_hh if self.bias else None
+        entering = linear(inputs, weights.ih, bias)
+        states = recurrence(entering, weights.hh, before[0], self.nonlinearity, None)
         return states, states[-1]
-
-
-def _tanh_ratio(a: torch.Tensor) -> torch.Tensor:
-    """``tanh(a) / a``, 1 at 0."""
-    safe = torch.where(a == 0, torch.ones_like(a), a)
-    return torch.where(a == 0, torch.ones_like(a), safe.tanh() / safe)
 
 
 def gated_layer(kind: type[_Recurrence], module: nn.RNNBase, shape: tuple[int, ...]) -> nn.Module:
@@ -332,5 +266,3 @@ HINT = "its gates depend on the data: its matrix layer has a system(x) at an inp
 register(Rule((nn.LSTM,), layer=lambda m, shape, _: gated_layer(LSTM, m, shape), hint=HINT))
 register(Rule((nn.GRU,), layer=lambda m, shape, _: gated_layer(GRU, m, shape), hint=HINT))
 register(Rule((LSTM, GRU, BidirectionalRNN), layer=as_it_is, hint=HINT))
-# a cell multiplies by its two dense matrices already
-register(Rule((nn.RNNCell, nn.LSTMCell, nn.GRUCell), layer=as_it_is, hint=HINT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from numbers import Real
 from typing import Self
 
 import numpy as np
@@ -76,9 +77,16 @@ class SparseLinear(MatrixLayer, nn.Module):
             form: As for the constructor.
 
         Raises:
+            TypeError: ``linear`` is no dense layer or ``mask`` no tensor.
             ValueError: The mask has another shape or type.
         """
+        if not isinstance(linear, nn.Linear):
+            raise TypeError(f"linear must be a torch.nn.Linear, got {type(linear).__name__}")
+        if not isinstance(mask, torch.Tensor):
+            raise TypeError(f"mask must be a torch.Tensor, got {type(mask).__name__}")
         weight = linear.weight.detach()
+        if mask.dtype != torch.bool:
+            raise ValueError(f"mask must be booleans, got {mask.dtype}")
         if mask.shape != weight.shape:
             raise ValueError(
                 f"mask must have the shape of the weight {tuple(weight.shape)}, "
@@ -203,8 +211,10 @@ class SparseLinear(MatrixLayer, nn.Module):
             )
         if self.form == "gather":
             raise ValueError("a layer to rewire must be free in its form, got form='gather'")
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"fraction must lie in 0..1, got {fraction}")
+        if not isinstance(fraction, Real) or not 0 <= fraction <= 1:
+            raise ValueError(f"fraction must lie in 0..1, got {fraction!r}")
+        if scores is not None and not isinstance(scores, torch.Tensor):
+            raise TypeError(f"scores must be a torch.Tensor, got {type(scores).__name__}")
         if scores is not None and scores.shape != (rows, cols):
             raise ValueError(f"scores must have shape {(rows, cols)}, got {tuple(scores.shape)}")
         count = int(fraction * len(cell) + 1e-9)  # 0.29 of 100 are 29, though 0.29 * 100 is less

@@ -10,7 +10,8 @@ from .simple import scale_and_shift
 
 
 def _instance_norm(module: nn.InstanceNorm2d, shape: tuple[int, ...], like: torch.Tensor) -> Affine:
-    if module.training or module.running_mean is None:
+    # torch asks the flag at each call, whatever the buffers hold
+    if module.training or not module.track_running_stats or module.running_mean is None:
         raise ValueError(
             "instance normalisation is a matrix only with running statistics and after .eval(), "
             f"got training={module.training} and track_running_stats={module.track_running_stats}"

@@ -2,6 +2,7 @@
 
 from .attention import allowed_pairs, attention_pattern
 from .convolution import conv_pattern, conv_transpose_pattern
+from .gated import gru_pattern, lstm_pattern
 from .pooling import adaptive_avg_pool_pattern
 from .recurrence import recurrence_patterns
 from .simple import (
@@ -24,8 +25,10 @@ __all__ = [
     "conv_transpose_pattern",
     "dense_pattern",
     "diagonal_pattern",
+    "gru_pattern",
     "identity_pattern",
     "lag_pattern",
+    "lstm_pattern",
     "mask_pattern",
     "one_hot_pattern",
     "permutation_pattern",

@@ -108,6 +108,31 @@ def gru_pattern(steps: int, input_size: int, hidden_size: int) -> GatedPattern:
     return _stacked(t, {"u": 3 * h, "v": 3 * h, "a": h, "h": h}, blocks, "u", d)
 
 
+def cell_pattern(input_size: int, hidden_size: int, rows: int, *, together: bool = True) -> Pattern:
+    """The pattern of a cell's weights, which act on an input and below it a state.
+
+    Args:
+        input_size: Features d of an input.
+        hidden_size: Units h of a state.
+        rows: Rows of each of the two weights.
+        together: Whether the two stand side by side, in one sum, or on the diagonal.
+
+    Returns:
+        Pattern with ``input_size + hidden_size`` columns; its parameters are the flattened
+        ``weight_ih`` and then the flattened ``weight_hh``.
+
+    Raises:
+        ValueError: A size is below 1.
+    """
+    d, h = as_size("input_size", input_size), as_size("hidden_size", hidden_size)
+    left, right = dense_pattern(as_size("rows", rows), d), dense_pattern(rows, h)
+    below = 0 if together else rows
+    row = np.concatenate([left.row, right.row + below])
+    col = np.concatenate([left.col, right.col + d])
+    index = np.concatenate([left.index, right.index + rows * d])
+    return Pattern((rows + below, d + h), row, col, index, len(index))
+
+
 def _sizes(steps: int, input_size: int, hidden_size: int) -> tuple[int, int, int]:
     return (
         as_size("steps", steps),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..arguments import as_size
+from ..arguments import as_array, as_size
 from ..kronecker import kron
 from ..pattern import Pattern
 
@@ -57,6 +57,7 @@ def shift_pattern(size: int, by: int = 1) -> Pattern:
         ValueError: ``size`` is below 0.
     """
     row = np.arange(as_size("size", size, 0))
+    by = as_size("by", by, None)
     row = row[(row - by >= 0) & (row - by < size)]
     return zero_one((size, size), row, row - by)
 
@@ -74,7 +75,7 @@ def selection_pattern(cols: Sequence[int], size: int) -> Pattern:
     Raises:
         ValueError: ``cols`` is not one-dimensional, not integer, or out of range.
     """
-    cols = np.asarray(cols)
+    cols, size = as_array("cols", cols), as_size("size", size, 0)
     row = np.flatnonzero(cols != -1)
     return zero_one((len(cols), size), row, cols[row])
 
@@ -113,6 +114,7 @@ def permutation_pattern(order: Sequence[int]) -> Pattern:
     Raises:
         ValueError: ``order`` is not a permutation.
     """
+    order = as_array("order", order)
     size = len(order)
     return zero_one((size, size), np.arange(size), np.arange(size)).permute(rows=order)
 
@@ -130,12 +132,10 @@ def one_hot_pattern(tokens: Sequence[int], vocabulary_size: int) -> Pattern:
     Raises:
         ValueError: ``tokens`` is not one-dimensional, not integer, or lies outside the vocabulary.
     """
-    col = np.asarray(tokens.cpu() if hasattr(tokens, "cpu") else tokens)
+    col = as_array("tokens", tokens)
     vocabulary_size = as_size("vocabulary_size", vocabulary_size, 0)
-    if col.ndim != 1 or not (col.size == 0 or np.issubdtype(col.dtype, np.integer)):
-        raise ValueError(
-            f"tokens must be integers of shape (T,), got {col.dtype} of shape {col.shape}"
-        )
+    if not (col.size == 0 or np.issubdtype(col.dtype, np.integer)):
+        raise ValueError(f"tokens must be integers of shape (T,), got {col.dtype}")
     if col.size and (col.min() < 0 or col.max() >= vocabulary_size):
         raise ValueError(
             f"tokens must lie in 0..{vocabulary_size - 1}, got {col.min()}..{col.max()}"

@@ -33,7 +33,7 @@ class Arrays(NamedTuple):
     in_order: bool
 
 
-def detect(pattern: Pattern) -> Arrays | None:
+def detect(pattern: Pattern, most_fill: float = MOST_FILL) -> Arrays | None:
     """The tables of a pattern, or None where it is not regular."""
     if pattern.nnz == 0:
         return None
@@ -55,7 +55,7 @@ def detect(pattern: Pattern) -> Arrays | None:
     row, col, index, in_order = _sorted_triples(pattern, by_column=positions == 1)
     slot = _slots(row, index, part, parts, positions)
     slots = int(slot.max()) + 1
-    if parts * positions * slots > MOST_FILL * pattern.nnz:
+    if parts * positions * slots > most_fill * pattern.nnz:
         return None
     cols = np.full((parts, slots, positions), -1, dtype=np.int64)
     cols[part[row], slot, place[row]] = col

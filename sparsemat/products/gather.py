@@ -17,8 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,47 +24,13 @@ import torch
 from ..kronecker import KroneckerPattern, _interned
 from ..pattern import Pattern
 from . import plain
-from .indices import constant
+from .blocks import Block, Blocks, Run
 from .product import ADJOINT, APPLY, Product
 from .tables import Tables, UntiedTables, find
 
-# gathered at once: what a core's cache holds; elsewhere few launches count
-BLOCK_BYTES = {"cpu": 1 << 20}
-LARGE_BLOCK_BYTES = 1 << 28
-MOST_WIDTHS = 16  # widths of vectors whose tables are kept
-
-
-class Block(NamedTuple):
-    """Neighbouring positions whose gathered rows fit the buffer.
-
-    Attributes:
-        shape: ``(g, K, l)`` of the gathered rows.
-        index: Rows to gather, int64 ``(g * K * l,)``; the number of columns, where the row of zeros
-            stands, in place of an absent one.
-        rows: Where the block begins in the result, or all its rows ``(g * M * l,)`` where they are
-            no arithmetic progression.
-    """
-
-    shape: tuple[int, int, int]
-    index: torch.Tensor
-    rows: int | torch.Tensor
-
-
-class Run(NamedTuple):
-    """Blocks that are multiplied by the same dense matrices.
-
-    Attributes:
-        params: The matrices' parameters in ``(g, M, K)`` order: a slice of theta, or their indices.
-            Slots that are absent at every position of the blocks are left out.
-        blocks: The blocks.
-    """
-
-    params: slice | torch.Tensor
-    blocks: list[Block]
-
 
 class GatherProduct(Product):
-    """``W(theta) @ x`` for a regular pattern. Made by :meth:`of`.
+    """``W(theta) @ x`` for a regular pattern. Made by ``of``.
 
     Args:
         pattern: The pattern of W.
@@ -78,12 +42,8 @@ class GatherProduct(Product):
         self.nnz = pattern.nnz
         self.tables, self.sizes = tables, tables.sizes  # G, M, K, L
         self.reads_absent = tables.reads_absent
-        rows = tables.rows()
-        self.covers_all_rows = rows.size == pattern.shape[0]
-        self.row_strides, self.first_row = _strides(rows), int(rows[0, 0, 0])
-        self.scattered_rows = rows if self.row_strides is None else None
+        self.blocks = Blocks(tables, pattern.shape)
         self._transposed = _transposed_pattern(pattern, tables)
-        self._runs: dict[tuple, list[Run]] = {}
 
     def __repr__(self) -> str:
         groups, outputs, slots, positions = self.sizes
@@ -105,7 +65,7 @@ class GatherProduct(Product):
             return None
         product = self.of(self._transposed())
         # scattered rows would be written one by one, as the other way does
-        return None if product is None or product.row_strides is None else product
+        return None if product is None or product.blocks.row_strides is None else product
 
     def numbers(self, kind: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """One of the three maps, block by block."""
@@ -149,21 +109,6 @@ class GatherProduct(Product):
         """One of the three maps by operations that torch can trace, batch and differentiate."""
         return plain.gathered(self, kind, left, right)
 
-    def part(self, y: torch.Tensor, block: Block) -> torch.Tensor:
-        """The block's rows of contiguous y ``(rows, n)``: ``(g, M, l * n)`` or ``(g, M, l, n)``."""
-        n = y.shape[1]
-        groups, _, positions = block.shape
-        if self.row_strides is None:
-            return y.index_select(0, block.rows).view(groups, self.sizes[1], positions * n)
-        group, output, position = self.row_strides
-        first = y.storage_offset() + block.rows * n
-        if position == 1 or positions == 1:
-            shape, strides = (groups, self.sizes[1], positions * n), (group * n, output * n, 1)
-        else:
-            shape = groups, self.sizes[1], positions, n
-            strides = group * n, output * n, position * n, 1
-        return y.as_strided(shape, strides, first)
-
     def padded(self, x: torch.Tensor) -> torch.Tensor:
         """Contiguous x, above a row of zeros if a slot reads none of its rows."""
         x = x.resolve_conj()
@@ -172,49 +117,6 @@ class GatherProduct(Product):
         padded = x.new_empty(x.shape[0] + 1, x.shape[1])
         padded[:-1], padded[-1] = x, 0
         return padded
-
-    def runs(self, x: torch.Tensor) -> list[Run]:
-        """The blocks for vectors like ``x``, kept for the last widths and devices."""
-        groups, _, slots, positions = self.sizes
-        most = BLOCK_BYTES.get(x.device.type, LARGE_BLOCK_BYTES)
-        many = max(1, most // (slots * max(1, x.shape[1]) * x.element_size()))
-        step_l = min(positions, many)
-        step_g = min(groups, max(1, many // positions))
-        key = (step_g, step_l, x.device)
-        runs = self._runs.get(key)
-        if runs is None:
-            borders = [0, *(np.flatnonzero(np.diff(self.tables.slots_of)) + 1), groups]
-            runs = [
-                run
-                for first, stop in pairwise(borders)
-                for g in range(first, stop, step_g)
-                for run in self._split(slice(g, min(g + step_g, stop)), step_l, x.device)
-            ]
-            if len(self._runs) >= MOST_WIDTHS:
-                self._runs.pop(next(iter(self._runs)), None)
-            self._runs[key] = runs
-        return runs
-
-    def _split(self, groups: slice, step: int, device: torch.device) -> list[Run]:
-        """The runs of some groups: blocks with the same slots together."""
-        runs: dict[bytes, Run] = {}
-        params = self.tables.params(groups)
-        for start in range(0, self.sizes[3], step):
-            positions = slice(start, min(start + step, self.sizes[3]))
-            cols = self.tables.cols(groups, positions)
-            slots = (cols >= 0).any((0, 2))
-            key = slots.tobytes()
-            if key not in runs:
-                runs[key] = Run(_slice_or_indices(params[:, :, slots].reshape(-1), device), [])
-            cols = cols[:, slots]
-            index = np.where(cols < 0, self.shape[1], cols).reshape(-1)
-            if self.row_strides is None:
-                rows = constant(self.scattered_rows[groups, :, positions].reshape(-1), device)
-            else:
-                group, _, position = self.row_strides
-                rows = self.first_row + groups.start * group + start * position
-            runs[key].blocks.append(Block(cols.shape, constant(index, device), rows))
-        return list(runs.values())
 
 
 def _multiply(
@@ -225,7 +127,7 @@ def _multiply(
     grad_theta: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``W x``, and on the way the gradient of theta if it is wanted."""
-    new = x.new_empty if product.covers_all_rows else x.new_zeros
+    new = x.new_empty if product.blocks.covers_all_rows else x.new_zeros
     y = new(product.shape[0], x.shape[1])
     _pass(product, theta, x, y, grad, grad_theta)
     return y
@@ -243,7 +145,7 @@ def _pass(
     n = x.shape[1]
     if n == 0:
         return
-    x, runs = product.padded(x), product.runs(x)
+    x, runs = product.padded(x), product.blocks.runs(x)
     theta = None if theta is None else theta.resolve_conj()
     grad = None if grad_theta is None else grad.resolve_conj().contiguous()
     buffer = x.new_empty(max(len(block.index) for run in runs for block in run.blocks), n)
@@ -266,7 +168,7 @@ def _pass(
             if weights is not None:
                 _write(product, y, block, weights, gathered)
             if total is not None:
-                part = product.part(grad, block).flatten(2)
+                part = product.blocks.part(grad, block).flatten(2)
                 left, right = (part, gathered.mT) if in_place else (gathered, part.mT)
                 # summed in the wide type; 16 bits would lose the small terms of a long sum
                 total.baddbmm_(left.to(total.dtype), right.to(total.dtype))
@@ -281,11 +183,11 @@ def _write(
     weights: torch.Tensor,
     gathered: torch.Tensor,
 ) -> None:
-    if product.row_strides is None:
+    if product.blocks.row_strides is None:
         result = torch.bmm(weights, gathered)
         y.index_copy_(0, block.rows, result.view(-1, y.shape[1]))
         return
-    target = product.part(y, block)
+    target = product.blocks.part(y, block)
     if block.shape[2] > 1 and target.ndim == 3:
         torch.bmm(weights, gathered, out=target)
     else:
@@ -305,10 +207,10 @@ def _scatter(product: GatherProduct, theta: torch.Tensor, grad: torch.Tensor) ->
     n = grad.shape[1]
     grad, theta = grad.resolve_conj().contiguous(), theta.resolve_conj()
     total = _wide_zeros(grad, product.shape[1] + 1, n)  # the last row takes what absent slots give
-    for run in product.runs(grad) if n else ():
+    for run in product.blocks.runs(grad) if n else ():
         weights = _weights(theta, product, run).mT
         for block in run.blocks:
-            scattered = torch.bmm(weights, product.part(grad, block).flatten(2))
+            scattered = torch.bmm(weights, product.blocks.part(grad, block).flatten(2))
             total.index_add_(0, block.index, scattered.view(-1, n).to(total.dtype))
     return total[:-1].to(grad.dtype)
 
@@ -324,28 +226,6 @@ def _weights(theta: torch.Tensor, product: GatherProduct, run: Run) -> torch.Ten
 
 def _wide_zeros(like: torch.Tensor, *size: int) -> torch.Tensor:
     return like.new_zeros(size, dtype=torch.promote_types(like.dtype, torch.float32))
-
-
-def _slice_or_indices(params: np.ndarray, device: torch.device) -> slice | torch.Tensor:
-    first = int(params[0])
-    if np.array_equal(params, np.arange(first, first + len(params))):
-        return slice(first, first + len(params))
-    return constant(params, device)
-
-
-def _strides(rows: np.ndarray) -> tuple[int, int, int] | None:
-    """The steps of an arithmetic progression along every axis, or None."""
-    first = rows[0, 0, 0]
-    steps = tuple(
-        int(rows[tuple(int(a == axis) for a in range(3))] - first) if size > 1 else 1
-        for axis, size in enumerate(rows.shape)
-    )
-    grid = sum(
-        step * np.arange(size).reshape([-1 if a == axis else 1 for a in range(3)])
-        for axis, (step, size) in enumerate(zip(steps, rows.shape, strict=True))
-    )
-    # as_strided wants non-negative steps
-    return steps if min(steps) >= 0 and np.array_equal(rows, first + grid) else None
 
 
 def _transposed_pattern(pattern: Pattern, tables: Tables | UntiedTables) -> Callable[[], Pattern]:

@@ -16,7 +16,7 @@ MOST_STEP = 32  # stride or dilation tried where the pattern leaves it open
 
 
 class NativeProduct(Product):
-    """``W(theta) @ x`` for channels (x) shifts, by ``torch.convolution``. Made by :meth:`of`.
+    """``W(theta) @ x`` for channels (x) shifts, by ``torch.convolution``. Made by ``of``.
 
     Args:
         pattern: The pattern of W.
@@ -51,12 +51,15 @@ class NativeProduct(Product):
         )
 
     @classmethod
-    def of(cls, pattern: Pattern) -> NativeProduct | None:
-        """The product for this pattern, or None where it is not channels (x) shifts."""
+    def of(cls, pattern: Pattern) -> NativeProduct | TransposedProduct | None:
+        """The product for this pattern or its transpose, None if it is not channels (x) shifts."""
         if not isinstance(pattern, KroneckerPattern) or not pattern.tied or pattern.nnz == 0:
             return None
-        if pattern.labels is not None or pattern.major != "row":
+        if pattern.labels is not None:
             return None
+        if pattern.major == "col":
+            product = cls.of(pattern.T)
+            return None if product is None else TransposedProduct(product)
         for groups, factors in _splits(pattern.factors):
             axes = [_shift(axis) for axis in factors[2:]]
             columns = len(factors) > 2 and _is_column(factors[0]) and _is_column(factors[1].T)
@@ -106,6 +109,38 @@ class NativeProduct(Product):
         """The value of a linear function and its transpose, as a function of the gradient."""
         value, pull = torch.func.vjp(function, at)
         return value, lambda g: _unconjugated(pull, g)
+
+
+class TransposedProduct(Product):
+    """The product with the transposed matrix: the maps of another product, in exchanged roles.
+
+    Args:
+        product: The product with the matrix that is transposed.
+    """
+
+    def __init__(self, product: NativeProduct) -> None:
+        self.product, self.shape = product, product.shape[::-1]
+        self.num_parameters, self.nnz = product.num_parameters, product.nnz
+
+    def __repr__(self) -> str:
+        return f"TransposedProduct({self.shape[0]}x{self.shape[1]}) of {self.product!r}"
+
+    def numbers(self, kind: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """One of the three maps."""
+        return self.plain(kind, left, right)
+
+    def _map(self, kind: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return self.plain(kind, left, right)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """There is no table."""
+        return {}
+
+    def plain(self, kind: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """One of the three maps by operations that torch can trace, batch and differentiate."""
+        if kind in (APPLY, ADJOINT):
+            return self.product.plain(ADJOINT if kind == APPLY else APPLY, left, right)
+        return self.product.plain(kind, right, left)
 
 
 def _unconjugated(pull, g: torch.Tensor) -> torch.Tensor:

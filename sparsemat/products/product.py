@@ -163,10 +163,13 @@ def is_traced(*tensors: torch.Tensor) -> bool:
     )
 
 
-@torch.compiler.assume_constant_result
 def _are_made(number: int, name: str, device: str) -> bool:
     # a function of constants, which a compiler calls while it traces: then the tables are there
     return _by_number[number]._table(name, torch.device(device)) is not None
+
+
+# what torch.compiler.assume_constant_result does, without importing the compiler (a second)
+_are_made._dynamo_marked_constant = True
 
 
 def is_transformed() -> bool:

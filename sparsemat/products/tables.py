@@ -140,8 +140,8 @@ class UntiedTables:
 def find(pattern: Pattern) -> Tables | UntiedTables | None:
     """The tables of a pattern from its factors, or found in its triples; None where irregular."""
     if isinstance(pattern, KroneckerPattern) and pattern.nnz:
-        made = _of_factors(pattern)
-        if made is not None:
+        made, is_known = _of_factors(pattern)
+        if is_known:
             return made
     arrays = detect(pattern)
     if arrays is None or arrays.rows[0].size == 1:
@@ -149,23 +149,33 @@ def find(pattern: Pattern) -> Tables | UntiedTables | None:
     return Tables([arrays], [pattern.shape], [pattern.num_parameters])
 
 
-def _of_factors(pattern: KroneckerPattern) -> Tables | UntiedTables | None:
+def most_fill(outputs: int) -> float:
+    """Table entries a stored entry up to which gathering pays, by the outputs that share a read.
+
+    Measured on one core: an absent entry of many outputs costs a part of a dense
+    product, one of a single output a read of its own.
+    """
+    return min(MOST_FILL + outputs / 16, 3 * MOST_FILL)
+
+
+def _of_factors(pattern: KroneckerPattern) -> tuple[Tables | UntiedTables | None, bool]:
+    """The tables of the factors, and whether that is all there is to find."""
     factors = _flat(pattern)
     if factors is None:
-        return None
-    arrays = [detect(factor) for factor in factors]
+        return None, False
+    arrays = [detect(factor, most_fill(pattern.shape[0])) for factor in factors]
     if any(a is None for a in arrays):
-        return None
+        return None, False
     shapes, counts = [f.shape for f in factors], [f.num_parameters for f in factors]
     tables = Tables(arrays, shapes, counts, pattern.labels)
     groups, outputs, slots, positions = tables.sizes
-    if groups * outputs * slots * positions > MOST_FILL * pattern.nnz:
-        return None
+    if groups * outputs * slots * positions > most_fill(outputs) * pattern.nnz:
+        return None, pattern.tied  # the triples of a tied pattern would show the same tables
     if pattern.tied:
-        return None if outputs * positions == 1 else tables
+        return (tables, True) if outputs * positions > 1 else (None, False)
     if outputs == 1 or pattern.major != "row" or not all(a.in_order for a in arrays):
-        return None
-    return UntiedTables(tables, _first_parameters(pattern)[tables.rows()])
+        return None, False
+    return UntiedTables(tables, _first_parameters(pattern)[tables.rows()]), True
 
 
 def _first_parameters(pattern: KroneckerPattern) -> np.ndarray:

@@ -75,7 +75,7 @@ class Blast(StructuredMatrix):
 
     @property
     def dof(self) -> int:
-        """Parameters minus r (b1 + b2): the columns of U and V may be scaled into s.
+        """Parameters minus r (b1 + b2), as the columns of U and V may be scaled into s.
 
         Raises:
             ValueError: The formula is not known to hold: the rank exceeds a side of a block.

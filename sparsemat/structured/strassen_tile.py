@@ -95,12 +95,12 @@ class StrassenTile(StructuredMatrix):
 
     @property
     def dof(self) -> int:
-        """Parameters minus 2 r, for generic bases and enough tiles: each product has two scales."""
+        """Parameters minus 2 r, for generic bases and enough tiles (a product has two scales)."""
         return self.num_parameters - 2 * self.bases.rank
 
     @property
     def macs(self) -> int:
-        """Of one slab of t rows: r K M / t² products, r t (K + M) to encode and decode."""
+        """Of one slab of t rows, with r K M / t² products and r t (K + M) to encode and decode."""
         t = self.bases.tile
         return multiply_adds(t, self.shape[1] // t, self.shape[0] // t, self.bases.rank, t)
 

@@ -173,7 +173,7 @@ class Equivariant(StructuredMatrix):
 
     @property
     def dof(self) -> int:
-        """2 d d': the commutant of the permutations has dimension 2."""
+        """2 d d', as the commutant of the permutations has dimension 2."""
         return self.num_parameters
 
     @property

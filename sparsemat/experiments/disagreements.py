@@ -1,0 +1,96 @@
+"""On which test images trained networks give different answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from scipy import stats
+from torch import Tensor
+
+from . import datasets, records, weights
+from .configurations import EXPERIMENTS
+from .files import atomic
+from .training import EVALUATION_BATCH
+
+ROUNDED = 0.05  # percentage points by which half precision may move an accuracy
+
+
+@torch.no_grad()
+def collect(results: Path, names: Sequence[str]) -> Path:
+    """Keep the test images on which runs disagree, with all answers, beside their weights.
+
+    Args:
+        results: Folder of records.
+        names: Stems of the records of classifiers of images whose weights were kept, all on one
+            data set.
+
+    Returns:
+        The file ``results/weights/EXPERIMENT-disagreements.safetensors`` that :func:`read` reads.
+
+    Raises:
+        ValueError: The runs are not of one data set, or a network does not reach its record's
+            accuracy.
+    """
+    found = [records.read(results / f"{name}.json") for name in names]
+    prints = {record["data"]["fingerprint"] for record in found}
+    if len(prints) != 1 or {record["metric"] for record in found} != {"accuracy"}:
+        raise ValueError(f"the runs must classify the same data, got {', '.join(names)}")
+    experiment, profile = found[0]["experiment"], found[0]["profile"]
+    images, truth = datasets.load(EXPERIMENTS[experiment].profiles[profile].dataset).test
+    answers = []
+    for name, record in zip(names, found, strict=True):
+        model = weights.load(results, name)
+        answers.append(torch.cat([model(x).argmax(1) for x in images.split(EVALUATION_BATCH)]))
+        accuracy = 100 * (answers[-1] == truth).double().mean().item()
+        if abs(accuracy - record["last"]["accuracy"]) > ROUNDED:
+            expected = record["last"]["accuracy"]
+            raise ValueError(f"{name} must reach its record's {expected}, got {accuracy}")
+    given = torch.stack(answers, 1)
+    (at,) = (given != given[:, :1]).any(1).nonzero(as_tuple=True)
+    right = (given == truth[:, None]).sum(0)
+    kept = {"index": at, "truth": truth[at], "answers": given[at], "right": right}
+    path = results / weights.FOLDER / f"{experiment}-disagreements.safetensors"
+    with atomic(path) as partial:
+        tensors = {name: tensor.contiguous() for name, tensor in kept.items()}
+        save_file(tensors | {"images": images[at]}, partial, metadata={"names": " ".join(names)})
+    return path
+
+
+def read(results: Path | str, experiment: str) -> dict[str, Tensor]:
+    """What :func:`collect` kept.
+
+    Returns:
+        ``index`` of the images in the test set ``(N,)``, ``images`` ``(N, channels, height,
+        width)``, ``truth`` ``(N,)``, ``answers`` ``(N, runs)`` in the order of the names, and
+        ``right``, how many of *all* test images each run gets right ``(runs,)``.
+    """
+    return load_file(Path(results) / weights.FOLDER / f"{experiment}-disagreements.safetensors")
+
+
+def pairs(truth: Tensor, answers: Tensor, names: Sequence[str]) -> pd.DataFrame:
+    """McNemar's exact test for every two runs: do they fail equally often?
+
+    Only the images that one of the two gets right and the other does not tell them apart.
+
+    Args:
+        truth: The classes, ``(N,)``.
+        answers: The classes that each run answers, ``(N, runs)``.
+        names: Names of the runs.
+
+    Returns:
+        One row a pair: ``first`` and ``second``, the numbers of images that only the one gets
+        right, ``only first`` and ``only second``, and ``p``, the probability of numbers at least
+        as uneven if both runs fail equally often.
+    """
+    right = (answers == truth[:, None]).numpy()
+    rows = []
+    for one, other in zip(*np.triu_indices(len(names), 1), strict=True):
+        only = [int((right[:, a] & ~right[:, b]).sum()) for a, b in ((one, other), (other, one))]
+        p = stats.binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
+        rows.append((names[one], names[other], *only, p))
+    return pd.DataFrame(rows, columns=["first", "second", "only first", "only second", "p"])
