@@ -28,6 +28,7 @@ def test_weights_are_kept_and_give_the_same_network(run, kept):
     results, folder, name = kept
     arguments = ["--runs", str(folder), "--results", str(results)]
     assert main(["weights", str(results / name), *arguments]) == 0
+    assert weights.record(results, "etth1-tied-0") == run[0]
     model = weights.load(results, "etth1-tied-0")
     assert training.weights_sha256(model) == run[0]["weights_sha256"]
     x, y = datasets.load("etth1-standin").test
@@ -55,6 +56,40 @@ def test_weights_of_another_run_are_refused(kept):
     with pytest.raises(ValueError, match="needs the checkpoint of its run, got no"):
         weights.keep(results / name, folder / "none.ckpt", results)
     assert not (results / "weights").exists()
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """A folder with record and checkpoint of a short run on texts."""
+    folder = tmp_path_factory.mktemp("texts")
+    return folder, runs.run("ag-news", "tied", device="cpu", epochs=1, runs=folder)[1]
+
+
+def test_the_most_frequent_words_give_the_same_answers(reader):
+    folder, path = reader
+    checkpoint = folder / f"{path.stem}-quick.ckpt"
+    weights.keep(path, checkpoint, folder)
+    whole, texts = weights.load(folder, path.stem), datasets.load("ag-news-standin")
+    assert weights.vocabulary(folder, path.stem) is None
+    weights.keep(path, checkpoint, folder, words=100)
+    part = weights.load(folder, path.stem)
+    assert weights.vocabulary(folder, path.stem) == texts.vocabulary[:102]
+    assert part.embedding.word.weight.shape == (102, 32)
+    frequent = texts.test[0].clamp(max=101)
+    assert torch.equal(part(frequent), whole(frequent))
+
+
+@pytest.mark.parametrize("words", [-1, 2001])
+def test_words_that_are_not_there_are_refused(reader, words):
+    folder, path = reader
+    with pytest.raises(ValueError, match=f"from 0 to the network's 2000, got {words}"):
+        weights.keep(path, folder / f"{path.stem}-quick.ckpt", folder, words=words)
+
+
+def test_words_of_a_series_are_refused(kept):
+    results, folder, name = kept
+    with pytest.raises(ValueError, match="words can be kept of a classifier of texts, got etth1"):
+        weights.keep(results / name, folder / "etth1-tied-0-quick.ckpt", results, words=1)
 
 
 def test_the_nearest_tied_matrix_is_the_nearest():

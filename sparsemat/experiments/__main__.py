@@ -113,7 +113,7 @@ def _weights(options: argparse.Namespace) -> int:
 
     profile = records.read(options.record)["profile"]
     checkpoint = checkpoints.path_of(options.runs, options.record.stem, profile)
-    print(weights.keep(options.record, checkpoint, options.results))
+    print(weights.keep(options.record, checkpoint, options.results, options.words))
     return 0
 
 
@@ -184,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
 
     weights = commands.add_parser("weights", help="keep a run's weights, from its checkpoint")
     weights.add_argument("record", type=Path)
+    weights.add_argument("--words", type=int, help="of a text network, keep so many words alone")
     weights.add_argument("--runs", **runs)
     weights.add_argument("--results", **results)
     weights.set_defaults(command=_weights)

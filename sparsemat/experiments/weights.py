@@ -2,51 +2,62 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from . import checkpoints, models, records, training
+from . import checkpoints, datasets, models, records, training
 from .files import atomic
 from .runs import find
 
 FOLDER = "weights"  # below the folder of records
+EMBEDDING = "embedding.word.weight"  # of a classifier of texts, by falling frequency of the word
 LARGE = 1 << 20  # bytes in single precision from which on half precision is kept
 
 
-def keep(record_path: Path, checkpoint: Path, results: Path) -> Path:
+def keep(record_path: Path, checkpoint: Path, results: Path, words: int | None = None) -> Path:
     """Keep the weights of a run beside its record.
 
     Args:
         record_path: The record.
         checkpoint: Its last checkpoint.
         results: Folder of records.
+        words: Of a classifier of texts, keep the embeddings of so many of the most frequent words
+            and of no others; :func:`vocabulary` then has these words.
 
     Returns:
         The file ``results/weights/NAME.safetensors``, in half precision if it would be large.
 
     Raises:
-        ValueError: The checkpoint is missing, or its weights are not those of the record.
+        ValueError: The checkpoint is missing, its weights are not those of the record, or words
+            are asked for of another network or more than it has.
     """
-    record, state = records.read(record_path), checkpoints.read(checkpoint)
+    run, state = records.read(record_path), checkpoints.read(checkpoint)
     if state is None:
         raise ValueError(f"{record_path} needs the checkpoint of its run, got no {checkpoint}")
-    model = _build(record)
+    model = _build(run)
     model.load_state_dict(state["model"])
     found = training.weights_sha256(model)
-    if found != record["weights_sha256"]:
+    if found != run["weights_sha256"]:
         raise ValueError(
-            f"the weights must be the record's, {record['weights_sha256']}, but {checkpoint} has "
+            f"the weights must be the record's, {run['weights_sha256']}, but {checkpoint} has "
             f"{found}"
         )
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"record": json.dumps(run)}
+    if words is not None:
+        metadata["vocabulary"] = json.dumps(_most_frequent(run, words))
+        tensors[EMBEDDING] = tensors[EMBEDDING][: len(json.loads(metadata["vocabulary"]))].clone()
     if sum(t.numel() * t.element_size() for t in tensors.values()) > LARGE:
         tensors = {n: t.half() if t.is_floating_point() else t for n, t in tensors.items()}
     path = results / FOLDER / f"{record_path.stem}.safetensors"
     with atomic(path) as partial:
-        save_file(tensors, partial, metadata={"weights_sha256": found})
+        save_file(tensors, partial, metadata=metadata)
     return path
 
 
@@ -58,18 +69,58 @@ def load(results: Path | str, name: str) -> nn.Module:
         name: Stem of the record's file, such as "mnist-untied-3".
 
     Raises:
-        FileNotFoundError: Record or weights are not there.
+        FileNotFoundError: The weights are not there.
         RuntimeError: They do not fit the network of the record.
     """
-    model = _build(records.read(Path(results) / f"{name}.json"))
+    known = vocabulary(results, name)
+    model = _build(record(results, name), known and len(known))
     tensors = load_file(Path(results) / FOLDER / f"{name}.safetensors")
     model.load_state_dict(tensors)
     return model.eval()
 
 
-def _build(record: dict) -> nn.Module:
-    configuration = find(record["experiment"], record["variant"], record["profile"])
-    return models.build(configuration.network, record["variant"], record["seed"])
+def vocabulary(results: Path | str, name: str) -> tuple[str, ...] | None:
+    """The words by id of which embeddings were kept; None where all of them were.
+
+    Args:
+        results: As for :func:`load`.
+        name: As for :func:`load`.
+    """
+    known = _metadata(results, name).get("vocabulary")
+    return known and tuple(json.loads(known))
+
+
+def record(results: Path | str, name: str) -> dict:
+    """The record of the run whose weights these are, which stands in their file.
+
+    Args:
+        results: As for :func:`load`.
+        name: As for :func:`load`.
+    """
+    return json.loads(_metadata(results, name)["record"])
+
+
+def _metadata(results: Path | str, name: str) -> dict[str, str]:
+    with safe_open(Path(results) / FOLDER / f"{name}.safetensors", "pt") as file:
+        return file.metadata()
+
+
+def _build(run: dict, words: int | None = None) -> nn.Module:
+    network = find(run["experiment"], run["variant"], run["profile"]).network
+    if words is not None:
+        network = replace(network, vocabulary=words)
+    return models.build(network, run["variant"], run["seed"])
+
+
+def _most_frequent(run: dict, words: int) -> tuple[str, ...]:
+    """Padding, the unknown word, and so many words, by id."""
+    configuration = find(run["experiment"], run["variant"], run["profile"])
+    if not isinstance(configuration.network, models.TextClassifier):
+        raise ValueError(f"words can be kept of a classifier of texts, got {run['experiment']}")
+    known = datasets.load(configuration.dataset).vocabulary
+    if not 0 <= words <= len(known) - 2:
+        raise ValueError(f"words must be from 0 to the network's {len(known) - 2}, got {words}")
+    return known[: 2 + words]
 
 
 @torch.no_grad()
