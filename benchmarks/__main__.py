@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ from . import (
     structured,
     training,
 )
-from .paired import Case, Measurement, measure
+from .paired import Case, Measurement, affordable, measure
 
 AREAS = {
     "convolution": convolution.cases,
@@ -72,7 +73,8 @@ def main() -> None:
     alone, added = imports.seconds(imports.ALONE), imports.seconds(imports.ADDED)
     print(f"import torch {alone:.2f} s; import sparsemat adds {added:.3f} s", end=" ")
     print(
-        f"(goal {imports.GOAL_SECONDS} s: {'met' if added <= imports.GOAL_SECONDS else 'missed'})"
+        f"(goal {imports.GOAL_SECONDS} s: {'met' if added <= imports.GOAL_SECONDS else 'missed'})",
+        flush=True,
     )
     measured = _started(options.rounds)
     areas = [area for area in chosen if area in AREAS]
@@ -118,16 +120,18 @@ def _started(rounds: int) -> dict:
 def table(areas: list[str], rounds: int) -> list[dict]:
     """Measure the cases of the areas, print a line each and give them as plain data."""
     header = "case", "baseline", "ratio", "quartiles", "goal", "base ms", "base MiB", "our MiB", ""
-    print(COLUMNS.format(*header))
+    print(COLUMNS.format(*header), flush=True)
     rows = []
     for area in areas:
         for case in AREAS[area]():
-            found = measure(case, rounds)
+            count = affordable(case, rounds)
+            print(f"{case.name}, {count} rounds", end="\r", file=sys.stderr, flush=True)
+            found = measure(case, count)
             verdict = _verdict(case, found)
             rows.append(
                 {"area": area, "case": case.name, "baseline": case.baseline[0]}
                 | {"ours": case.ours[0], "goal": case.goal, "stretch": case.stretch}
-                | {"memory_goal": case.memory_goal}
+                | {"memory_goal": case.memory_goal, "rounds": count}
                 | asdict(found)
                 | {"verdict": verdict}
             )

@@ -18,21 +18,21 @@ SHAPE = 3, 224, 224
 def cases() -> Iterator[Case]:
     """Conversion and local map, one after the other, so that only one holds its memory."""
     module = torchvision.models.resnet18(weights=None).eval()
-    network = sm.from_module(module, SHAPE)
-    x = torch.randn(1, *SHAPE)
-    yield Case(
-        "ResNet-18 at 224, forward, batch 1",
-        ("torch", _forward(module, x)),
-        ("matrix layers", _forward(network, x)),
-        goal=2.0,
-    )
-    many = torch.randn(8, *SHAPE)
-    yield Case(
-        "ResNet-18 at 224, training step, batch 8",
-        ("torch", _step(module.train(), many)),
-        ("matrix layers", _step(network.train(), many)),
-        goal=2.5,
-    )
+    x, many = torch.randn(1, *SHAPE), torch.randn(8, *SHAPE)
+    for form, note in ((None, ""), ("native", ", native form")):
+        network = sm.from_module(module, SHAPE, form=form)
+        yield Case(
+            f"ResNet-18 at 224, forward, batch 1{note}",
+            ("torch", _forward(module.eval(), x)),
+            ("matrix layers", _forward(network.eval(), x)),
+            goal=2.0,
+        )
+        yield Case(
+            f"ResNet-18 at 224, training step, batch 8{note}",
+            ("torch", _step(module.train(), many)),
+            ("matrix layers", _step(network.train(), many)),
+            goal=2.5,
+        )
     module.eval()
     local = sm.local_map(module, x[0])
     v = torch.randn(x.numel())

@@ -11,6 +11,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 WARM_UP = 3
+LONGEST = 60.0  # seconds for the rounds of a case
+FEWEST = 5  # rounds, however long they take
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,15 @@ class Measurement:
     ours_mib: float
 
 
+def affordable(case: Case, rounds: int) -> int:
+    """The rounds that a minute holds, at most those wanted and at least five."""
+    start = time.perf_counter()
+    for _, program in (case.baseline, case.ours):
+        program()
+    once = time.perf_counter() - start
+    return min(rounds, max(FEWEST, int(LONGEST / once)))
+
+
 def measure(case: Case, rounds: int = 21) -> Measurement:
     """Time both programs of a case in every round, in alternating order.
 
@@ -69,7 +80,7 @@ def measure(case: Case, rounds: int = 21) -> Measurement:
     """
     programs = {"baseline": case.baseline[1], "ours": case.ours[1]}
     for program in programs.values():
-        for _ in range(WARM_UP):
+        for _ in range(min(WARM_UP, max(1, rounds // FEWEST))):
             program()
     times: dict[str, list[float]] = {name: [] for name in programs}
     for k in range(rounds):

@@ -43,7 +43,7 @@ from .layers import (
 )
 from .lazy import Block, Chain, Kronecker, Sum
 from .matrix import Matrix, SparseMatrix
-from .networks import local_map, summary
+from .networks import block_system, jacobian, local_map, secant_map, summary
 from .pattern import Pattern
 from .patterns import (
     allowed_pairs,
@@ -68,7 +68,10 @@ __version__ = "0.2.0.dev0"
 __all__ = [
     "from_module",
     "to_matrix",
+    "block_system",
+    "jacobian",
     "local_map",
+    "secant_map",
     "summary",
     "Pattern",
     "kron",

@@ -198,6 +198,33 @@ class Pattern:
         every = Pattern(shape, self.row[left], other.col[right], np.arange(len(left)), len(left))
         return every.distinct()
 
+    def __or__(self, other: Pattern) -> Pattern:
+        """The union: the cells that either pattern names (distinct cells, untied).
+
+        Raises:
+            ValueError: The shapes differ.
+        """
+        self._check_shape(other)
+        row, col = np.append(self.row, other.row), np.append(self.col, other.col)
+        return Pattern(self.shape, row, col, np.arange(len(row)), len(row)).distinct()
+
+    def __and__(self, other: Pattern) -> Pattern:
+        """The intersection: the cells that both patterns name (distinct cells, untied).
+
+        Raises:
+            ValueError: The shapes differ.
+        """
+        self._check_shape(other)
+        mine = self.distinct()
+        cell = mine.row * self.shape[1] + mine.col
+        kept = np.isin(cell, other.row * self.shape[1] + other.col)
+        row, col = mine.row[kept], mine.col[kept]
+        return Pattern(self.shape, row, col, np.arange(len(row)), len(row))
+
+    def _check_shape(self, other: Pattern) -> None:
+        if self.shape != other.shape:
+            raise ValueError(f"shapes must agree, got {self.shape} and {other.shape}")
+
     def pairs(self, other: Pattern) -> tuple[np.ndarray, np.ndarray]:
         """Every pair of triples that meet in a product ``self @ other``.
 

@@ -18,7 +18,6 @@ WIDE = frozenset(
         "ag_news",
         "cifar10",
         "cifar100",
-        "claims",
         "cost",
         "electricity",
         "etth1",

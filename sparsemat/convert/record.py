@@ -148,7 +148,8 @@ def one_shape(part: nn.Module, call: Call) -> tuple[int, ...]:
 def undisturbed(module: nn.Module) -> Iterator[None]:
     """Without gradients and fast paths; buffers and the random state are put back."""
     kept = [(part, dict(part._buffers)) for part in module.modules()]
-    values = {id(b): (b, b.clone()) for _, own in kept for b in own.values() if b is not None}
+    buffers = [b for _, own in kept for b in own.values() if b is not None]
+    values = {id(b): (b, b.clone()) for b in buffers}
     fast = torch.backends.mha.get_fastpath_enabled()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -161,7 +162,9 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
             part._buffers.update(own)
         with torch.no_grad():
             for buffer, value in values.values():
-                buffer.copy_(value)
+                # autograd's graphs outlive a run that wrote nothing; meta tensors have no values
+                if buffer.is_meta or not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def _is_alone(part: nn.Module, call: Call) -> bool:

@@ -1,35 +1,40 @@
-"""A piecewise linear network around one input: ``y = A(x) x + b(x)``."""
+"""A network around one input: its Jacobian, and where it is piecewise linear its local map."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..matrix import Matrix
 from .piecewise import Gate, Watch
 
 
-class LocalMap(Matrix):
-    r"""The matrix A(x) of a piecewise linear network, not formed.
+class Jacobian(Matrix):
+    r"""The Jacobian J of a network at one input, not formed.
 
-    Made by :func:`sparsemat.local_map`.
+    Made by :func:`sparsemat.jacobian`.
 
-    ``A @ v`` runs the network's gates and matrices over v, ``A.T @ u`` backwards; ``row(i)`` is one
-    backward pass. It is constant as long as no gate changes.
+    ``J.T @ u`` and ``row(i)`` are one backward pass; ``J @ v`` runs the network again in forward
+    mode, so it must be what it was.
 
     Attributes:
         y: The output at x, ``(rows,)``.
-        offset: The vector $b(x) = y - A x$.
-        gates: Which piece every gate and selection is on, in the order in which they ran.
+        offset: The vector $y - J x$, zero where the network is homogeneous of degree one.
     """
 
-    def __init__(self, x: torch.Tensor, output: torch.Tensor, gates: tuple[Gate, ...]) -> None:
-        self._x, self._output, self.gates = x, output.reshape(-1), gates
+    def __init__(
+        self,
+        x: torch.Tensor,
+        output: torch.Tensor,
+        function: Callable[[torch.Tensor], torch.Tensor] | None,
+    ) -> None:
+        self._x, self._output, self._function = x, output.reshape(-1), function
         self.shape = self._output.numel(), x.numel()
         self.dtype, self.device = x.dtype, x.device
-        self._unit = torch.zeros_like(self._output, requires_grad=True)
-        # linear in the unit, so that its own gradient is the product with A
-        self._back = self._pulled(self._output, x, self._unit, create_graph=True)
         self.y = self._output.detach()
         self.offset = self.y - self._multiply(x.detach().reshape(-1, 1))[:, 0]
 
@@ -42,19 +47,17 @@ class LocalMap(Matrix):
         """Itself: it is real."""
         return self
 
-    def same_piece(self, other: LocalMap) -> bool:
-        """Whether all gates agree, so that both matrices and offsets are one."""
-        return len(self.gates) == len(other.gates) and all(
-            torch.equal(mine.choice, theirs.choice)
-            for mine, theirs in zip(self.gates, other.gates, strict=True)
-        )
-
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
-        if self._back is None:  # no path from the input to the output
-            return x.new_zeros(self.shape[0], x.shape[1])
-        shape = self._back.shape
-        columns = [self._pulled(self._back, self._unit, v.reshape(shape)) for v in x.unbind(1)]
+        columns = [self._pushed(v.reshape(self._x.shape)) for v in x.unbind(1)]
         return torch.stack(columns, 1) if columns else x.new_zeros(self.shape[0], 0)
+
+    def _pushed(self, v: torch.Tensor) -> torch.Tensor:
+        """The derivative along v, in forward mode."""
+        # fused attention has no forward mode; torch warns of its own use of a deprecated name
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
+            _, along = torch.func.jvp(self._function, (self._x.detach(),), (v,))
+        return along.detach().reshape(-1)
 
     def _multiply_back(self, u: torch.Tensor) -> torch.Tensor:
         columns = [self._pulled(self._output, self._x, v) for v in u.unbind(1)]
@@ -74,12 +77,50 @@ class LocalMap(Matrix):
         return gradient
 
     def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.shape[0]}x{self.shape[1]})"
+
+
+class LocalMap(Jacobian):
+    r"""The matrix A(x) of a piecewise linear network, not formed.
+
+    Made by :func:`sparsemat.local_map`.
+
+    ``A @ v`` runs the network's gates and matrices over v, ``A.T @ u`` backwards; ``row(i)`` is one
+    backward pass. It is constant as long as no gate changes.
+
+    Attributes:
+        y: The output at x, ``(rows,)``.
+        offset: The vector $b(x) = y - A x$.
+        gates: Which piece every gate and selection is on, in the order in which they ran.
+    """
+
+    def __init__(self, x: torch.Tensor, output: torch.Tensor, gates: tuple[Gate, ...]) -> None:
+        self._unit = torch.zeros_like(output).reshape(-1).requires_grad_()
+        # linear in the unit, so that its own gradient is the product with A
+        self._output = output.reshape(-1)
+        self._back = self._pulled(self._output, x, self._unit, create_graph=True)
+        super().__init__(x, output, None)
+        self.gates = gates
+
+    def _pushed(self, v: torch.Tensor) -> torch.Tensor:
+        if self._back is None:  # no path from the input to the output
+            return v.new_zeros(self.shape[0])
+        return self._pulled(self._back, self._unit, v)
+
+    def same_piece(self, other: LocalMap) -> bool:
+        """Whether all gates agree, so that both matrices and offsets are one."""
+        return len(self.gates) == len(other.gates) and all(
+            torch.equal(mine.choice, theirs.choice)
+            for mine, theirs in zip(self.gates, other.gates, strict=True)
+        )
+
+    def __repr__(self) -> str:
         rows, cols = self.shape
         return f"LocalMap({rows}x{cols}, {len(self.gates)} gates and selections)"
 
 
 class _Transposed(Matrix):
-    def __init__(self, matrix: LocalMap) -> None:
+    def __init__(self, matrix: Jacobian) -> None:
         self.matrix, self.shape = matrix, matrix.shape[::-1]
         self.dtype, self.device = matrix.dtype, matrix.device
 
@@ -115,15 +156,52 @@ def local_map(model: nn.Module, x: torch.Tensor) -> LocalMap:
 
     Source: chapter "A CNN as one matrix".
     """
-    if not torch.is_tensor(x) or not x.is_floating_point():
-        kind = x.dtype if torch.is_tensor(x) else type(x).__name__
-        raise TypeError(f"x must be a tensor of floating-point numbers, got {kind}")
     with torch.enable_grad():
-        x = x.detach().clone()[None].requires_grad_()
+        x = _input(x)
         watch = Watch(x, model)
         with watch.watching():
             output = model(x)
             watch.check(output)
-        if not torch.is_tensor(output):
-            raise TypeError(f"the network must return a tensor, got {type(output).__name__}")
-        return LocalMap(x, output, tuple(watch.gates))
+        return LocalMap(x, _output(output), tuple(watch.gates))
+
+
+def jacobian(model: nn.Module, x: torch.Tensor) -> Jacobian:
+    r"""The Jacobian of any differentiable network at one input, by autograd, not formed.
+
+    It tells how the output changes with the input: $f(x + v) = f(x) + J v + o(v)$. Where the
+    network is piecewise linear it is the matrix of :func:`sparsemat.local_map`; elsewhere it
+    differs from :func:`sparsemat.secant_map`, which tells how the output is made of the input.
+
+    Args:
+        model: The network; its buffers stay as they are.
+        x: One input, without the batch axis, of the type of the parameters.
+
+    Returns:
+        A :class:`sparsemat.networks.Jacobian` of shape ``(y.numel(), x.numel())``.
+
+    Raises:
+        TypeError: ``x`` is no tensor of floating-point numbers, or the output is no tensor.
+
+    Source: chapter "A CNN as one matrix".
+    """
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        buffers = {name: value.clone() for name, value in model.named_buffers()}
+        return _output(torch.func.functional_call(model, buffers, (x,)))
+
+    with torch.enable_grad():
+        x = _input(x)
+        return Jacobian(x, run(x), run)
+
+
+def _input(x: torch.Tensor) -> torch.Tensor:
+    if not torch.is_tensor(x) or not x.is_floating_point():
+        kind = x.dtype if torch.is_tensor(x) else type(x).__name__
+        raise TypeError(f"x must be a tensor of floating-point numbers, got {kind}")
+    return x.detach().clone()[None].requires_grad_()
+
+
+def _output(output: torch.Tensor) -> torch.Tensor:
+    if not torch.is_tensor(output):
+        raise TypeError(f"the network must return a tensor, got {type(output).__name__}")
+    return output

@@ -10,6 +10,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .paths import running
+
 # linear in all their tensor arguments together
 LINEAR = """
 add sub rsub neg mean sum cat stack clone _to_copy copy constant_pad_nd index index_select gather
@@ -77,19 +79,10 @@ class Watch(TorchDispatchMode):
     @contextmanager
     def watching(self):
         """The mode, with the paths of the parts."""
-        handles = []
-        try:
-            for path, part in self.model.named_modules():
-                enter = lambda *_, path=path: self.paths.append(path)  # noqa: E731
-                handles.append(part.register_forward_pre_hook(enter))
-                handles.append(part.register_forward_hook(self._leave, always_call=True))
-            with _Attached(self), self:
-                yield
-            if self.refused:  # an error inside an operator would be taken for no operator
-                raise TypeError(self.refused)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with running(self.model) as self.paths, _Attached(self), self:
+            yield
+        if self.refused:  # an error inside an operator would be taken for no operator
+            raise TypeError(self.refused)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None):
         kwargs = kwargs or {}
@@ -157,11 +150,8 @@ class Watch(TorchDispatchMode):
         self.refused = self.refused or (
             f"{self.paths[-1] or type(self.model).__name__}: {name} of the input is not "
             f"piecewise linear{blind}, so no matrix A(x) is the network around x; its Jacobian is "
-            "torch.func.jacrev"
+            "sparsemat.jacobian, its matrix with frozen gates sparsemat.secant_map"
         )
-
-    def _leave(self, *_: Any) -> None:
-        self.paths.pop()
 
 
 class _Attached(TorchFunctionMode):

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from ..pattern import Pattern
 from .masks import Mask, allowed
+from .pieces import attend_pieces
 
 BAND_BLOCK = 64
 FORMS = ("square", "fused", "state", "chunks", "band", "flex")
@@ -59,11 +61,7 @@ class AttentionProduct:
         tokens, dim = self.tokens, self.dim
         if q.shape[-2:] != (tokens, dim):
             raise ValueError(f"q must be (..., {tokens}, {dim}), got {tuple(q.shape)}")
-        for name, side in (("k", k), ("v", v)):
-            if side.shape != q.shape:
-                raise ValueError(
-                    f"{name} must have the shape of q {tuple(q.shape)}, got {tuple(side.shape)}"
-                )
+        check_shapes(q, k, v)
         if self.form == "flex":
             from .flex import flex  # its import takes most of a second
 
@@ -81,6 +79,19 @@ class AttentionProduct:
             return scores(q, k, softmax=self.softmax, **masks, mask=self.mask) @ v
         q = q * dim**-0.5
         return q @ (k.mT @ v) if self.form == "state" else _chunks(q, k, v)
+
+
+def check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """Refuse keys or values that do not have the shape of the queries.
+
+    Raises:
+        ValueError: With both shapes.
+    """
+    for name, side in (("k", k), ("v", v)):
+        if side.shape != q.shape:
+            raise ValueError(
+                f"{name} must have the shape of q {tuple(q.shape)}, got {tuple(side.shape)}"
+            )
 
 
 def choose(
@@ -184,6 +195,7 @@ def attend(
     causal: bool = False,
     window: int | None = None,
     mask: Mask | None = None,
+    pattern: Pattern | None = None,
     form: str | None = None,
 ) -> torch.Tensor:
     r"""$A v$ with $A$ = ``scores(q, k)``, without forming A where that is dearer.
@@ -199,15 +211,26 @@ def attend(
             n may see token j, as torch's flex_attention takes it; it may look at data, such as
             lengths. A token sees what causal, window and mask all allow, which must be something.
             The tensors are then ``(n, heads, T, d_k)`` or ``(heads, T, d_k)``.
+        pattern: Token i sees token j where this T x T pattern has a cell; instead of causal, window
+            and mask. The square is not formed where pieces of it hold all pairs.
         form: A form of :class:`AttentionProduct`; the one that suits the sizes if None.
 
     Returns:
         Tensor of the shape of ``v``.
 
     Raises:
-        ValueError: There is no such form of this product, the shapes differ, or the window is
-            negative.
+        ValueError: There is no such form of this product, the shapes differ, the window is
+            negative, a pattern comes with another rule, has another size, or lets a token see
+            nothing.
     """
+    if pattern is not None:
+        if causal or window is not None or mask is not None or form is not None:
+            raise ValueError(
+                "a pattern says all about who sees whom, so causal, window, mask and form must not "
+                f"be given, got causal={causal}, window={window}, mask={mask}, form={form}"
+            )
+        check_shapes(q, k, v)
+        return attend_pieces(q, k, v, pattern, softmax)
     rules = {"softmax": softmax, "causal": causal, "window": window, "mask": mask}
     return choose(*q.shape[-2:], **rules, device=q.device, form=form)(q, k, v)
 

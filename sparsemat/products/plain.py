@@ -84,4 +84,5 @@ def _with_zero_row(x: torch.Tensor) -> torch.Tensor:
 def _summed(terms: torch.Tensor, at: torch.Tensor, size: int) -> torch.Tensor:
     wide = torch.promote_types(terms.dtype, torch.float32)
     zeros = terms.new_zeros((size, *terms.shape[1:]), dtype=wide)
-    return zeros.index_add(0, at, terms.to(wide)).to(terms.dtype)
+    # ONNX scatters by 64-bit indices only
+    return zeros.index_add(0, at.long(), terms.to(wide)).to(terms.dtype)

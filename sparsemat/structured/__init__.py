@@ -8,6 +8,7 @@ from .block_sparse import BlockSparse
 from .butterfly import Butterfly
 from .kronecker import KroneckerSum, hamilton, phm
 from .low_rank import LowRank, Usv
+from .network import from_module
 from .rank_adaptive import kls_step
 from .state_space import DiagonalStateSpace, diagonal_init, hippo_legs
 from .strassen_tile import StrassenTile, StrassenTileLinear
@@ -46,6 +47,7 @@ __all__ = [
     "brent_residuals",
     "diagonal_init",
     "flattening_bound",
+    "from_module",
     "hamilton",
     "hippo_legs",
     "kls_step",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -36,10 +38,9 @@ class BlockSparse(StructuredMatrix):
             divide("rows", shape[0], mask.shape[0]),
             divide("columns", shape[1], mask.shape[1]),
         )
-        block_row, block_col = mask.nonzero(as_tuple=True)
-        self.register_buffer("block_row", block_row)
-        self.register_buffer("block_col", block_col)
-        self.blocks = nn.Parameter(torch.empty(len(block_row), *self.block))
+        for name, at in zip(("block_row", "block_col"), mask.nonzero(as_tuple=True), strict=True):
+            self.register_buffer(name, at)
+        self.blocks = nn.Parameter(torch.empty(len(self.block_row), *self.block))
         self.reset_parameters()
 
     def extra_repr(self) -> str:
@@ -66,10 +67,79 @@ class BlockSparse(StructuredMatrix):
             raise ValueError(
                 f"{kept} blocks of {tuple(block)} cannot be kept of a {rows}x{cols} matrix"
             )
-        norms = dense.reshape(a, block[0], c, block[1]).square().sum((1, 3)).flatten()
+        norms = _block_norms(dense, (a, c)).flatten()
         mask = torch.zeros(a * c, dtype=torch.bool, device=dense.device)
         mask[norms.topk(kept).indices] = True
         return mask.view(a, c)
+
+    @torch.no_grad()
+    def prune_and_grow(
+        self,
+        kept: int,
+        grown: int = 0,
+        *,
+        scores: Tensor | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> Tensor:
+        """Keep the blocks of largest norm, and let others grow where there were none.
+
+        Surviving blocks stay as they are, to the bit, and new ones are zero. ``blocks`` remains the
+        same parameter, in row-major order of the new mask, and its gradient is dropped.
+
+        Args:
+            kept: Number of blocks afterwards.
+            grown: How many of them are new: the absent blocks of largest norm in ``scores``.
+            scores: Of the shape of the matrix, most often the gradient of the loss with respect to
+                the dense matrix; needed if blocks are to grow.
+            optimizer: Its state of every surviving block moves along, that of a new one is zero.
+
+        Returns:
+            int64 positions of the new blocks in ``blocks``, ascending.
+
+        Raises:
+            ValueError: ``scores`` are missing or of another shape, or there are not so many blocks
+                to keep or to grow.
+
+        Source: arXiv 2507.03117 (BLaST).
+        """
+        every, old = self.grid[0] * self.grid[1], len(self.block_row)
+        if not (0 <= grown <= min(kept, every - old) and 1 <= kept <= old + grown):
+            raise ValueError(
+                f"of {every} blocks {old} are stored, so {kept} cannot be kept with {grown} new"
+            )
+        if grown and (scores is None or scores.shape != self.shape):
+            got = None if scores is None else tuple(scores.shape)
+            raise ValueError(f"scores must have the shape of the matrix {self.shape}, got {got}")
+        place = self.block_row * self.grid[1] + self.block_col
+        norms = self.blocks.square().sum((1, 2))
+        survivors = norms.argsort(descending=True, stable=True)[: kept - grown]
+        new = place[:0]
+        if grown:
+            norms = _block_norms(scores, self.grid).flatten().index_fill(0, place, -1)
+            new = norms.topk(grown).indices
+        places, order = torch.cat([place[survivors], new]).sort()
+        source = torch.cat([survivors, torch.full_like(new, -1)])[order]
+        fresh = (source < 0)[:, None, None]
+        moving = {} if optimizer is None else optimizer.state.get(self.blocks, {})
+        for name, state in moving.items():
+            if torch.is_tensor(state) and state.shape == self.blocks.shape:
+                moving[name] = state[source].masked_fill(fresh, 0)
+        self.blocks.data = self.blocks[source].masked_fill(fresh, 0)
+        self.blocks.grad = None
+        self.block_row, self.block_col = places // self.grid[1], places % self.grid[1]
+        self._moved()
+        return (source < 0).nonzero()[:, 0]
+
+    def _moved(self) -> None:
+        """Forget what was derived from where the blocks stood."""
+        mask = torch.zeros(self.grid, dtype=torch.bool, device=self.block_row.device)
+        mask[self.block_row, self.block_col] = True
+        self.structure = {"mask": mask}
+        self.__dict__.pop("_patterns", None)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._moved()
 
     def reset_parameters(self) -> None:
         """Gaussian, by the number of stored entries in a row, so that the variance is kept."""
@@ -120,3 +190,9 @@ class BlockSparse(StructuredMatrix):
         (a, c), (b, d) = self.grid, self.block
         blocks = dense.reshape(a, b, c, d).transpose(1, 2)
         self.blocks.copy_(blocks[self.block_row, self.block_col])
+
+
+def _block_norms(dense: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Squared norm of every block."""
+    (a, c), (rows, cols) = grid, dense.shape
+    return dense.reshape(a, rows // a, c, cols // c).square().sum((1, 3))

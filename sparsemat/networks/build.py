@@ -1,0 +1,123 @@
+"""The triangular system of a network, from one followed run."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from .follow import Block, Follow
+from .forms import MOVEMENTS, RULES
+from .system import BlockSystem
+
+HINTS = {
+    "mkldnn_rnn_layer": "use the network in float64: .double()",
+    "native_dropout": "call .eval() first",
+}
+
+
+def block_system(model: nn.Module, *inputs: torch.Tensor) -> BlockSystem:
+    r"""A network as one sparse triangular system over all its intermediate vectors.
+
+    The run for these inputs is followed operation by operation. Each result is a block of unknowns,
+    each block row a sum of matrices on earlier blocks: weights, averages and sums are fixed;
+    gates, selections, attention and the statistics of norms depend on the data and are frozen at
+    these inputs. Moving data (reshape, concatenation, padding, slices) makes no unknowns. What only
+    decides coefficients, as queries and keys do, is not among the unknowns.
+
+    Gates are written as follows. Piecewise linear ones as slope and offset, so that the system of
+    such a network solves its local map. Smooth ones as the secant from zero,
+    $f(x) = f(0) + \frac{f(x) - f(0)}x\, x$; softmax attention as its matrix on the values; a
+    product of two vectors that both depend on the input as a diagonal of the gate (the left one if
+    neither is a gate) times the other.
+
+    Args:
+        model: The network, in the mode in which it shall run; it stays as it is.
+        inputs: Its arguments, each one input without the batch axis; at least one of floating-point
+            numbers.
+
+    Returns:
+        A :class:`sparsemat.networks.BlockSystem`: a snapshot, which does not follow the parameters.
+
+    Raises:
+        ValueError: The output is not finite.
+        TypeError: There is no tensor of floating-point numbers, the output is none (nor a tuple
+            that begins with one), or an operation on the way to it has no such form; the message
+            names it and the part.
+
+    Source: chapter "A CNN as one matrix".
+    """
+    if not any(torch.is_tensor(x) and x.is_floating_point() for x in inputs):
+        kinds = ", ".join(str(getattr(x, "dtype", type(x).__name__)) for x in inputs)
+        raise TypeError(f"inputs must have a tensor of floating-point numbers, got {kinds or None}")
+    axis = 1 if getattr(model, "batch_first", True) is False else 0
+    given = [x.detach().clone().unsqueeze(axis) if torch.is_tensor(x) else x for x in inputs]
+    floating = [x for x in given if torch.is_tensor(x) and x.is_floating_point()]
+    run = Follow(model, RULES, MOVEMENTS)
+    for x in floating:
+        run.input(x)
+    with run.following():
+        output = model(*given)
+        if isinstance(output, (tuple, list)) and output:
+            output = output[0]
+        if not torch.is_tensor(output) or not output.is_floating_point():
+            raise TypeError(f"the network must return a tensor, got {type(output).__name__}")
+        output = output.clone()
+    numbers = run.numbers(output)
+    numbers = torch.zeros_like(output, dtype=torch.float64) if numbers is None else numbers
+    blocks, numbers = _reached(model, run, len(floating), numbers)
+    system = BlockSystem(blocks, [x.to(output.dtype) for x in floating], output, numbers)
+    _verify(system)
+    return system
+
+
+def _reached(
+    model: nn.Module, run: Follow, inputs: int, numbers: torch.Tensor
+) -> tuple[list[Block], torch.Tensor]:
+    """The blocks from which the output is made, numbered without the others."""
+    blocks = run.blocks
+    kept, waiting = set(range(inputs)), set(run.sources(numbers))
+    while waiting:
+        k = waiting.pop()
+        block = blocks[k]
+        if block.refused:
+            where = block.path or type(model).__name__
+            hint = HINTS.get(block.kind, "its Jacobian, from sparsemat.jacobian, may do instead")
+            raise TypeError(f"{where}: {block.kind} of the input has no form as matrices; {hint}")
+        kept.add(k)
+        waiting |= set().union(*(term.sources for term in block.terms)) - kept
+    order, start = sorted(kept), 0
+    shift = np.zeros(len(blocks), np.int64)
+    for k in order:
+        shift[k], start = blocks[k].start - start, start + blocks[k].size
+    back = torch.from_numpy(np.repeat(shift, [block.size for block in blocks]))
+    place = {k: at for at, k in enumerate(order)}
+
+    def moved(at: slice | torch.Tensor) -> slice | torch.Tensor:
+        if isinstance(at, slice):  # what lies between is read, too, hence kept
+            by = int(back[at.start - 1])
+            return slice(at.start - by, at.stop - by)
+        at = at.long()
+        return torch.where(at > 0, at - back[(at - 1).clamp(min=0)], 0)
+
+    for k in order:
+        block = blocks[k]
+        block.start -= int(shift[k])
+        block.terms = [
+            term._replace(at=moved(term.at), sources=frozenset(place[j] for j in term.sources))
+            for term in block.terms
+        ]
+    return [blocks[k] for k in order], moved(numbers)
+
+
+def _verify(system: BlockSystem) -> None:
+    """Compare the solution with the run, so that nothing unforeseen passes in silence."""
+    if not system.y.isfinite().all():
+        raise ValueError("the network must return finite numbers, got infinite ones or NaN")
+    z = system.solve(system.right_hand_side())
+    error, eps = (system.output(z) - system.y).abs().max(), torch.finfo(system.dtype).eps
+    if not error <= eps**0.5 * system.y.abs().max() + 1000 * eps * z.abs().max():
+        raise RuntimeError(
+            f"the system must give the network's output, at most {system.y.abs().max():.3g}, "
+            f"got an error of {error:.3g}; please report the network"
+        )

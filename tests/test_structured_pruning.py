@@ -1,0 +1,147 @@
+"""Blocks that move while training, and the study of patterns that move."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sparsemat.experiments import pruning
+from sparsemat.structured import BlockSparse, StructuredLinear
+
+
+def trained(kept=5, grid=(3, 4)):
+    """A matrix whose optimizer has moments, and both."""
+    torch.manual_seed(0)
+    mask = torch.zeros(12, dtype=torch.bool)
+    mask[torch.randperm(12)[:kept]] = True
+    matrix = BlockSparse((6, 12), mask.view(grid))
+    optimizer = torch.optim.Adam(matrix.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (matrix(torch.randn(8, 12)) - 1).square().mean().backward()
+        optimizer.step()
+    return matrix, optimizer
+
+
+def by_place(matrix, values):
+    places = (matrix.block_row * matrix.grid[1] + matrix.block_col).tolist()
+    return dict(zip(places, values.detach().clone(), strict=True))
+
+
+@pytest.mark.parametrize("kept, grown", [(5, 0), (5, 2), (3, 1), (7, 2), (7, 7), (2, 0)])
+def test_moving_blocks_keeps_what_survives(kept, grown):
+    matrix, optimizer = trained()
+    parameter, scores = matrix.blocks, torch.randn(6, 12)
+    before = by_place(matrix, matrix.blocks)
+    state = {k: by_place(matrix, optimizer.state[parameter][k]) for k in ("exp_avg", "exp_avg_sq")}
+    matrix.patterns(), matrix.factors()  # what is remembered must be forgotten
+    new = matrix.prune_and_grow(kept, grown, scores=scores, optimizer=optimizer)
+
+    assert matrix.blocks is parameter and parameter.grad is None
+    after = by_place(matrix, matrix.blocks)
+    assert list(after) == sorted(after) and len(after) == kept
+    fresh = {list(after)[k] for k in new.tolist()}
+    norms = {k: float(v.norm()) for k, v in before.items()}
+    assert set(after) - fresh == set(sorted(norms, key=norms.get)[len(norms) - kept + grown :])
+    absent = {
+        k: float(scores.view(3, 2, 4, 3)[k // 4, :, k % 4].norm())
+        for k in set(range(12)) - set(before)
+    }
+    assert fresh == set(sorted(absent, key=absent.get)[len(absent) - grown :] if grown else [])
+    for k, block in after.items():
+        assert torch.equal(block, torch.zeros(2, 3) if k in fresh else before[k])
+    for name, old in state.items():
+        for k, value in by_place(matrix, optimizer.state[parameter][name]).items():
+            assert torch.equal(value, torch.zeros(2, 3) if k in fresh else old[k])
+
+
+def test_moved_blocks_are_the_matrix_they_say_and_train():
+    matrix, optimizer = trained()
+    matrix.factors()
+    matrix.prune_and_grow(6, 2, scores=torch.randn(6, 12), optimizer=optimizer)
+    x = torch.randn(4, 12)
+    torch.testing.assert_close(matrix(x), x @ matrix.factors()[0].to_dense().T)
+    again = BlockSparse(matrix.shape, **matrix.structure)
+    again.load_state_dict(matrix.state_dict())
+    torch.testing.assert_close(again(x), matrix(x))
+    optimizer.zero_grad()
+    (matrix(x) - 1).square().sum().backward()
+    optimizer.step()
+    assert matrix.blocks.abs().amin((1, 2)).min() > 0
+
+
+def test_a_loaded_mask_replaces_all_that_was_derived():
+    matrix, _ = trained()
+    other = BlockSparse((6, 12), ~matrix.structure["mask"])
+    other.prune_and_grow(5)
+    fresh = copy.deepcopy(matrix)
+    fresh.factors()
+    fresh.load_state_dict(other.state_dict())
+    torch.testing.assert_close(fresh.factors()[0].to_dense(), other.to_dense())
+    assert torch.equal(fresh.structure["mask"], other.structure["mask"])
+
+
+REFUSED = {
+    "no scores": ((5, 1, None), "got None"),
+    "scores of another shape": ((5, 1, torch.zeros(12, 6)), r"\(6, 12\), got \(12, 6\)"),
+    "more than there are": ((6, 0, None), "5 are stored, so 6 cannot be kept with 0 new"),
+    "nothing kept": ((0, 0, None), "so 0 cannot"),
+    "more new than absent": ((8, 8, torch.zeros(6, 12)), "with 8 new"),
+}
+
+
+@pytest.mark.parametrize("arguments, message", REFUSED.values(), ids=REFUSED)
+def test_a_change_that_cannot_be_is_refused(arguments, message):
+    kept, grown, scores = arguments
+    matrix, _ = trained()
+    before = matrix.to_dense()
+    with pytest.raises(ValueError, match=message):
+        matrix.prune_and_grow(kept, grown, scores=scores)
+    assert torch.equal(matrix.to_dense(), before)
+
+
+@pytest.mark.parametrize("kind", ["static", "static blocks"])
+def test_dense_gradients_are_those_of_a_dense_network(kind):
+    torch.manual_seed(0)
+    network = pruning.perceptron(kind, 0.8, 32, 48)
+    x, y = torch.randn(20, 32), torch.randint(10, (20,))
+    weights = [
+        (layer.weight.to_dense() if isinstance(layer, StructuredLinear)
+         else layer.matrix().to_dense()).detach().requires_grad_()
+        for layer in (network[0], network[2])
+    ]  # fmt: skip
+    h = x
+    for weight, layer in zip(weights, (network[0], network[2]), strict=True):
+        h = F.relu(F.linear(h, weight, layer.bias))
+    expected = torch.autograd.grad(F.cross_entropy(network[4](h), y), weights)
+    for ours, theirs in zip(pruning.dense_gradients(network, x, y), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", pruning.KINDS)
+def test_a_run_ends_at_its_sparsity(kind):
+    torch.manual_seed(0)
+    data = torch.randn(200, 64), torch.randint(10, (200,))
+    network = pruning.perceptron(kind, 0.9, 64, 64)
+    dense = pruning.size(pruning.perceptron("dense", 0, 64, 64))
+    biases = 64 + 64 + 650
+    pruning.fit(network, kind, 0.9, data, 1e-3, 0, steps=100)
+    left = (pruning.size(network) - biases) / (dense - biases)
+    assert left == pytest.approx(0.1, abs=0.07 if kind == "narrow dense" else 0.04)
+
+
+def test_the_ramp_is_that_of_the_schedule():
+    values = [pruning.ramp(k / 4, 0.95) for k in range(5)]
+    assert values == pytest.approx([0, 0.549, 0.831, 0.935, 0.95], abs=1e-3)
+
+
+def test_the_record_chose_by_the_held_out_images():
+    record = json.loads(pruning.RECORD.read_text())
+    for entries in record.values():
+        assert [(e["kind"], e["sparsity"]) for e in entries] == pruning.variants()
+        for entry in entries:
+            assert set(map(float, entry["held out"])) == set(pruning.RATES)
+            assert entry["rate"] == float(max(entry["held out"], key=entry["held out"].get))
+            assert len(entry["test"]) == len(entry["seconds"]) == len(pruning.SEEDS)
