@@ -62,12 +62,14 @@ def test_a_full_run_from_the_chapter_reaches_its_end(page, page_like, monkeypatc
     small = of_the_real_shape(name)
     monkeypatch.setitem(datasets.DATASETS, name, lambda: small)
     space = {}
-    for number, source in enumerate(cells(page, FULL=True, EPOCHS=1, FOLDER=str(tmp_path)), 1):
+    for number, source in enumerate(
+        cells(page, FULL=True, SEEDS=[1], EPOCHS=1, FOLDER=str(tmp_path)), 1
+    ):
         exec(compile(source, f"{page}, cell {number}", "exec"), space)
     chapter = space["chapter"]
     written = records.read_all(tmp_path, name)
     assert {record["variant"] for record in written} == set(chapter.chosen)
-    assert all((record["budget"], record["profile"]) == (1, "full") for record in written)
+    assert all((r["seed"], r["budget"], r["profile"]) == (1, 1, "full") for r in written)
     assert len(list(tmp_path.glob("*.ckpt"))) == len(written)
     lines = chapter.yours().splitlines()
     assert len(lines) == 1 + len(written)

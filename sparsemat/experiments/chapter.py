@@ -73,6 +73,11 @@ class Chapter:
         """The variants that are trained."""
         return tuple(self.variants or self.experiment.variants)
 
+    @property
+    def seed(self) -> int:
+        """The seed of the networks that :meth:`train` returns."""
+        return self.seeds[0] if self.full else 0
+
     def about(self, results: Path | str = "../results") -> str:
         """What is trained on, and how long that takes as far as records tell.
 
