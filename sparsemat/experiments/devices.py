@@ -7,6 +7,7 @@ import resource
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -61,3 +62,22 @@ def peak_mebibytes(device: torch.device) -> float:
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, kilobytes elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def synchronised(model: nn.Module, fabric: Fabric) -> nn.Module:
+    """The model with its batch normalisation over all processes.
+
+    Raises:
+        ValueError: It has batch normalisation, and the processes are on CPUs.
+    """
+    if fabric.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if any(
+        isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))
+        for module in model.modules()
+    ):
+        raise ValueError(
+            "a network with batch normalisation must have one process on a CPU, since torch "
+            f"normalises over processes on GPUs only, got {fabric.world_size}"
+        )
+    return model

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from . import checkpoints, datasets, models
 from .augmentation import AUGMENTATIONS
 from .configurations import Configuration
-from .devices import peak_mebibytes
+from .devices import peak_mebibytes, synchronised
 from .records import selected
 from .tasks import TASKS, Task
 
@@ -97,7 +97,7 @@ def train(
     inputs, targets = parts.pop("train")
     model = models.build(configuration.network, variant, seed)
     if fabric.world_size > 1:
-        model = _synchronised(model, fabric)
+        model = synchronised(model, fabric)
     optimizer, schedule = make_optimizer(configuration, model, len(inputs))
     forward, stepper = fabric.setup(model, optimizer)
 
@@ -328,21 +328,6 @@ def _has_stopped(configuration: Configuration, curve: list[dict]) -> bool:
 
 def _epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
     return 1_000_000_000 * rank + 10_000 * seed + epoch
-
-
-def _synchronised(model: nn.Module, fabric: Fabric) -> nn.Module:
-    """The model with its batch normalisation over all processes."""
-    if fabric.device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if any(
-        isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))
-        for module in model.modules()
-    ):
-        raise ValueError(
-            "a network with batch normalisation must have one process on a CPU, since torch "
-            f"normalises over processes on GPUs only, got {fabric.world_size}"
-        )
-    return model
 
 
 def _restore(state: dict | None, stateful: dict, progress: Progress) -> None:
