@@ -293,7 +293,7 @@ def test_the_parts_of_all_processes_are_the_loss_of_the_batch(count):
 def test_normalisation_over_processes_on_a_cpu_is_refused():
     network = models.build(QUICK.network, "tied", 0)
     with pytest.raises(ValueError, match=r"one process on a CPU.*got 2"):
-        training._synchronised(network, Rank(0, 2))
+        devices.synchronised(network, Rank(0, 2))
 
 
 def test_a_record_says_what_was_run(whole_run):
