@@ -21,7 +21,6 @@ WIDE = frozenset(
         "cost",
         "electricity",
         "etth1",
-        "index",
         "lattice",
         "low_rank",
         "mnist",
