@@ -11,8 +11,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COLUMNS = 74  # of a code box on a screen of 1280 pixels
 HIDDEN = {"remove-cell", "remove-input"}
 RAW = re.compile(r"\bNaN\b|\bnan\b|dtype: |-0\.0+\b(?!\d)|<[\w.]+ object at|\{'[\w-]+': ")
-# Chapters that were written before these rules. A chapter leaves its list once it is clean, and
-# none is added.
+# Chapters that were written before this rule. A chapter leaves the list once it is clean, and none
+# is added.
 WIDE = frozenset(
     {
         "ag_news",
@@ -21,20 +21,11 @@ WIDE = frozenset(
         "cost",
         "electricity",
         "etth1",
-        "lattice",
-        "low_rank",
         "mnist",
         "ptb",
-        "recurrence",
         "results",
-        "strassen_tile",
         "tiny_imagenet",
         "wikitext2",
-    }
-)
-RAW_OUTPUT = frozenset(
-    {
-        "strassen_tile",
     }
 )
 
@@ -74,7 +65,7 @@ def raw_outputs(notebook):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.parametrize(
     ("find", "known"),
-    [pytest.param(wide_lines, WIDE, id="wide"), pytest.param(raw_outputs, RAW_OUTPUT, id="raw")],
+    [pytest.param(wide_lines, WIDE, id="wide"), pytest.param(raw_outputs, frozenset(), id="raw")],
 )
 def test_cells_are_for_reading(path, find, known):
     found = find(nbformat.read(path, as_version=4))
