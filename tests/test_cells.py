@@ -21,7 +21,6 @@ WIDE = frozenset(
         "cost",
         "electricity",
         "etth1",
-        "mnist",
         "ptb",
         "results",
         "tiny_imagenet",
