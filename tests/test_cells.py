@@ -16,7 +16,6 @@ RAW = re.compile(r"\bNaN\b|\bnan\b|dtype: |-0\.0+\b(?!\d)|<[\w.]+ object at|\{'[
 WIDE = frozenset(
     {
         "ag_news",
-        "cifar100",
         "cost",
         "electricity",
         "etth1",
