@@ -21,7 +21,6 @@ WIDE = frozenset(
         "etth1",
         "ptb",
         "results",
-        "tiny_imagenet",
         "wikitext2",
     }
 )
