@@ -18,7 +18,6 @@ WIDE = frozenset(
         "ag_news",
         "cost",
         "electricity",
-        "etth1",
         "ptb",
         "results",
         "wikitext2",
