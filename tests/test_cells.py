@@ -16,15 +16,10 @@ RAW = re.compile(r"\bNaN\b|\bnan\b|dtype: |-0\.0+\b(?!\d)|<[\w.]+ object at|\{'[
 WIDE = frozenset(
     {
         "ag_news",
-        "cifar10",
-        "cifar100",
         "cost",
         "electricity",
-        "etth1",
-        "mnist",
         "ptb",
         "results",
-        "tiny_imagenet",
         "wikitext2",
     }
 )
