@@ -23,7 +23,6 @@ WIDE = frozenset(
         "etth1",
         "mnist",
         "ptb",
-        "results",
         "tiny_imagenet",
         "wikitext2",
     }
