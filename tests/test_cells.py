@@ -19,7 +19,6 @@ WIDE = frozenset(
         "cifar10",
         "cifar100",
         "cost",
-        "electricity",
         "etth1",
         "mnist",
         "ptb",
