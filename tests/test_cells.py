@@ -15,7 +15,6 @@ RAW = re.compile(r"\bNaN\b|\bnan\b|dtype: |-0\.0+\b(?!\d)|<[\w.]+ object at|\{'[
 # is added.
 WIDE = frozenset(
     {
-        "ag_news",
         "cifar10",
         "cifar100",
         "cost",
