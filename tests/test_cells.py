@@ -22,7 +22,6 @@ WIDE = frozenset(
         "mnist",
         "ptb",
         "tiny_imagenet",
-        "wikitext2",
     }
 )
 
