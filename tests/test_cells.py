@@ -20,7 +20,6 @@ WIDE = frozenset(
         "cost",
         "etth1",
         "mnist",
-        "ptb",
         "tiny_imagenet",
     }
 )
