@@ -17,7 +17,6 @@ WIDE = frozenset(
     {
         "cifar10",
         "cifar100",
-        "cost",
         "etth1",
         "mnist",
         "tiny_imagenet",
