@@ -72,6 +72,7 @@ SETTLE = """async theme => {
     if (!window.MathJax || !MathJax.startup) return;
     await MathJax.startup.promise;
     await MathJax.startup.document.lazyTypesetAll();
+    for (let frame = 0; frame < 4; frame++) await new Promise(requestAnimationFrame);
 }"""
 AXE = """async () => (await axe.run(document, {resultTypes: ['violations']})).violations.map(
     found => [found.id, found.nodes.map(node => node.target.join(' '))])"""
@@ -82,11 +83,11 @@ def test_page_is_accessible_in_both_themes(browser, site, name):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto(f"{site}/{name}", wait_until="load")
     page.add_script_tag(path=ROOT / "tests" / "axe" / "axe.min.js")
+    page.add_style_tag(content="* { transition: none !important; }")
     found = {}
     try:
         for theme in ("light", "dark"):
             page.evaluate(SETTLE, theme)
-            page.wait_for_timeout(200)  # colours fade from one theme to the other
             found[theme] = [(rule, len(nodes), nodes[:3]) for rule, nodes in page.evaluate(AXE)]
     finally:
         page.close()
