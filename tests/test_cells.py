@@ -11,18 +11,6 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COLUMNS = 74  # of a code box on a screen of 1280 pixels
 HIDDEN = {"remove-cell", "remove-input"}
 RAW = re.compile(r"\bNaN\b|\bnan\b|dtype: |-0\.0+\b(?!\d)|<[\w.]+ object at|\{'[\w-]+': ")
-# Chapters that were written before this rule. A chapter leaves the list once it is clean, and none
-# is added.
-WIDE = frozenset(
-    {
-        "ag_news",
-        "cost",
-        "electricity",
-        "ptb",
-        "results",
-        "wikitext2",
-    }
-)
 
 
 def texts(cell):
@@ -58,16 +46,9 @@ def raw_outputs(notebook):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.parametrize(
-    ("find", "known"),
-    [pytest.param(wide_lines, WIDE, id="wide"), pytest.param(raw_outputs, frozenset(), id="raw")],
-)
-def test_cells_are_for_reading(path, find, known):
-    found = find(nbformat.read(path, as_version=4))
-    if path.stem in known:
-        assert found, f"{path.stem} is clean: take it off the list"
-    else:
-        assert found == []
+@pytest.mark.parametrize("find", [wide_lines, raw_outputs])
+def test_cells_are_for_reading(path, find):
+    assert find(nbformat.read(path, as_version=4)) == []
 
 
 def test_both_faults_are_found():
