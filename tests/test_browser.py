@@ -4,7 +4,7 @@ import gzip
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browsing import HTML, PAGES, ROOT, needs_book, needs_browser
+from browsing import HTML, PAGES, needs_book, needs_browser
 
 SCREENS = {"desk": 1280, "phone": 390}
 pytestmark = [needs_book, needs_browser]
@@ -65,33 +65,6 @@ def test_page(browser, site, name, screen):
     # Pictures are transparent; a box behind them would glare on the dark page.
     for colours in behind_pictures.values():
         assert colours <= {"rgba(0, 0, 0, 0)"}
-
-
-SETTLE = """async theme => {
-    document.documentElement.dataset.theme = theme;
-    if (!window.MathJax || !MathJax.startup) return;
-    await MathJax.startup.promise;
-    await MathJax.startup.document.lazyTypesetAll();
-    for (let frame = 0; frame < 4; frame++) await new Promise(requestAnimationFrame);
-}"""
-AXE = """async () => (await axe.run(document, {resultTypes: ['violations']})).violations.map(
-    found => [found.id, found.nodes.map(node => node.target.join(' '))])"""
-
-
-@pytest.mark.parametrize("name", PAGES or ["none"])
-def test_page_is_accessible_in_both_themes(browser, site, name):
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.goto(f"{site}/{name}", wait_until="load")
-    page.add_script_tag(path=ROOT / "tests" / "axe" / "axe.min.js")
-    page.add_style_tag(content="* { transition: none !important; }")
-    found = {}
-    try:
-        for theme in ("light", "dark"):
-            page.evaluate(SETTLE, theme)
-            found[theme] = [(rule, len(nodes), nodes[:3]) for rule, nodes in page.evaluate(AXE)]
-    finally:
-        page.close()
-    assert found == {"light": [], "dark": []}
 
 
 WEIGHT = 600_000  # bytes of a page with all that it loads, compressed as GitHub Pages does
