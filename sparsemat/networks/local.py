@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..matrix import Matrix
 from .piecewise import Gate, Watch
+from .real import RealMatrix
 
 
-class Jacobian(Matrix):
+class Jacobian(RealMatrix):
     r"""The Jacobian J of a network at one input, not formed.
 
     Made by :func:`sparsemat.jacobian`.
@@ -37,15 +37,6 @@ class Jacobian(Matrix):
         self.dtype, self.device = x.dtype, x.device
         self.y = self._output.detach()
         self.offset = self.y - self._multiply(x.detach().reshape(-1, 1))[:, 0]
-
-    @property
-    def T(self) -> Matrix:
-        """The transposed matrix."""
-        return _Transposed(self)
-
-    def conj(self) -> Matrix:
-        """Itself: it is real."""
-        return self
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         columns = [self._pushed(v.reshape(self._x.shape)) for v in x.unbind(1)]
@@ -117,22 +108,6 @@ class LocalMap(Jacobian):
     def __repr__(self) -> str:
         rows, cols = self.shape
         return f"LocalMap({rows}x{cols}, {len(self.gates)} gates and selections)"
-
-
-class _Transposed(Matrix):
-    def __init__(self, matrix: Jacobian) -> None:
-        self.matrix, self.shape = matrix, matrix.shape[::-1]
-        self.dtype, self.device = matrix.dtype, matrix.device
-
-    @property
-    def T(self) -> Matrix:
-        return self.matrix
-
-    def conj(self) -> Matrix:
-        return self
-
-    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
-        return self.matrix._multiply_back(x)
 
 
 def local_map(model: nn.Module, x: torch.Tensor) -> LocalMap:

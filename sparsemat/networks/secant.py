@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..matrix import Matrix
 from .build import block_system
+from .real import RealMatrix
 from .system import BlockSystem
 
 
-class SecantMap(Matrix):
+class SecantMap(RealMatrix):
     r"""The matrix M(x) with $f(x) = M(x) x + b(x)$, not formed.
 
     Made by :func:`sparsemat.secant_map`. It is the block of $L^{-1}$ from the inputs to the output.
@@ -29,15 +29,6 @@ class SecantMap(Matrix):
         self.dtype, self.device = system.dtype, system.device
         self.offset = system.output(system.solve(system.constant))
 
-    @property
-    def T(self) -> Matrix:
-        """The transposed matrix."""
-        return _Transposed(self)
-
-    def conj(self) -> Matrix:
-        """Itself: it is real."""
-        return self
-
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         system = self.system
         r = x.new_zeros(system.shape[0], x.shape[1])
@@ -50,22 +41,6 @@ class SecantMap(Matrix):
 
     def __repr__(self) -> str:
         return f"SecantMap({self.shape[0]}x{self.shape[1]}, {self.system!r})"
-
-
-class _Transposed(Matrix):
-    def __init__(self, matrix: SecantMap) -> None:
-        self.matrix, self.shape = matrix, matrix.shape[::-1]
-        self.dtype, self.device = matrix.dtype, matrix.device
-
-    @property
-    def T(self) -> Matrix:
-        return self.matrix
-
-    def conj(self) -> Matrix:
-        return self
-
-    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
-        return self.matrix._multiply_back(x)
 
 
 def secant_map(model: nn.Module, *inputs: torch.Tensor) -> SecantMap:

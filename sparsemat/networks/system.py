@@ -12,6 +12,7 @@ from .. import memory
 from ..matrix import Matrix
 from .follow import Block
 from .operators import Operator
+from .real import RealMatrix, Transposed
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -43,7 +44,7 @@ class Node(NamedTuple):
     depends: str
 
 
-class BlockSystem(Matrix):
+class BlockSystem(RealMatrix):
     r"""The matrix $L = I - N$ of a network's unknowns, square and unit lower triangular.
 
     Made by :func:`sparsemat.block_system`. All intermediate vectors of a run stand one below the
@@ -94,10 +95,6 @@ class BlockSystem(Matrix):
     def T(self) -> Matrix:
         """The transposed matrix, upper triangular; ``.T.solve`` is backward substitution."""
         return _Transposed(self)
-
-    def conj(self) -> Matrix:
-        """Itself: it is real."""
-        return self
 
     def right_hand_side(self, *inputs: torch.Tensor) -> torch.Tensor:
         """The vector $r = (x, c)$ for other inputs, gates kept; the recorded ones by default.
@@ -196,6 +193,9 @@ class BlockSystem(Matrix):
     def _multiply(self, z: torch.Tensor) -> torch.Tensor:
         return self._columns(z, lambda v: v - self._forward(v, substitute=False))
 
+    def _multiply_back(self, u: torch.Tensor) -> torch.Tensor:
+        return self._columns(u, lambda v: v - self._backward(v, substitute=False))
+
     def _solve(self, r: torch.Tensor) -> torch.Tensor:
         return self._forward(r, substitute=True)
 
@@ -245,26 +245,11 @@ class BlockSystem(Matrix):
         return f"BlockSystem({self.shape[0]}x{self.shape[0]}, {len(self.nodes)} nodes)"
 
 
-class _Transposed(Matrix):
-    def __init__(self, system: BlockSystem) -> None:
-        self.system, self.shape = system, system.shape
-        self.dtype, self.device = system.dtype, system.device
-
-    @property
-    def T(self) -> Matrix:
-        return self.system
-
-    def conj(self) -> Matrix:
-        return self
-
+class _Transposed(Transposed):
     def solve(self, g: torch.Tensor) -> torch.Tensor:
         """The vector v of ``L.T v = g``: backward substitution, the backward pass."""
-        back = self.system._backward
-        return self.system._columns(self.system._checked(g), lambda v: back(v, substitute=True))
-
-    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
-        back = self.system._backward
-        return self.system._columns(x, lambda v: v - back(v, substitute=False))
+        system = self.matrix
+        return system._columns(system._checked(g), lambda v: system._backward(v, substitute=True))
 
 
 def _padded(z: torch.Tensor) -> torch.Tensor:
