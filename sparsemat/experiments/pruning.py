@@ -12,7 +12,6 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,7 +21,9 @@ from torch.nn import functional as F
 from ..layers.linear import SparseLinear
 from ..patterns.simple import mask_pattern
 from ..structured import BlockSparse, StructuredLinear
-from . import datasets
+from . import studies
+from .files import write_json
+from .studies import batches
 
 WIDTH, BLOCK, BATCH, STEPS = 512, 16, 100, 400
 INTERVAL, UNTIL = 25, 0.75  # steps between two changes of the pattern, and the part that has them
@@ -145,7 +146,7 @@ def fit(
     optimizer = torch.optim.Adam(network.parameters(), rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
-    stream = batches(data, generator)
+    stream = batches(data, BATCH, generator)
     for step in range(1, steps + 1):
         x, y = next(stream)
         optimizer.zero_grad()
@@ -158,16 +159,6 @@ def fit(
     return network
 
 
-def batches(
-    data: tuple[Tensor, Tensor], generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches for ever, in a new order each epoch."""
-    images, labels = data
-    while True:
-        for at in torch.randperm(len(images), generator=generator).split(BATCH):
-            yield images[at], labels[at]
-
-
 @torch.no_grad()
 def accuracy(network: nn.Module, data: tuple[Tensor, Tensor]) -> float:
     """Share of images whose largest logit is the label's."""
@@ -177,17 +168,10 @@ def accuracy(network: nn.Module, data: tuple[Tensor, Tensor]) -> float:
 
 def splits(name: str) -> dict[str, tuple[Tensor, Tensor]]:
     """Rows of pixels, mean 0 and variance 1: to train on, to choose by, the test set."""
-    found = datasets.load(name)
-    (images, labels), test = found.train, found.test
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    order, held = order[:TRAIN], order[TRAIN : TRAIN + HELD_OUT]
-    parts = {"train": (images[order], labels[order]), "held out": (images[held], labels[held])}
-    pixels = images[order].float()
+    parts = studies.splits(name, TRAIN, HELD_OUT)
+    pixels = parts["train"][0].float()
     mean, deviation = pixels.mean(), pixels.std()
-    return {
-        part: ((x.float().flatten(1) - mean) / deviation, y)
-        for part, (x, y) in (parts | {"test": test}).items()
-    }
+    return {part: ((x.float().flatten(1) - mean) / deviation, y) for part, (x, y) in parts.items()}
 
 
 def run(
@@ -210,7 +194,6 @@ def main() -> None:
     """Run what the record lacks, and store it after every variant."""
     torch.set_num_threads(1)
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    RECORD.parent.mkdir(parents=True, exist_ok=True)
     for name in sys.argv[1:] or ["mnist"]:
         data = splits(name)
         for kind, sparsity in variants():
@@ -234,7 +217,7 @@ def main() -> None:
             }
             entries.append(entry)
             print(name, entry, flush=True)
-            RECORD.write_text(json.dumps(record, indent=1) + "\n")
+            write_json(RECORD, record)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..structured import LowRank, StrassenTileLinear, StructuredLinear, TileBases, multiply_adds
-from . import datasets
+from . import studies
+from .files import write_json
 
 WIDTH, DEPTH, HEADS, PATCH, TOKENS = 128, 2, 4, 8, 16
 BATCH, EPOCHS, DECAY, CLIP = 64, 4, 0.05, 1.0
@@ -139,18 +141,12 @@ def fit(
     network: nn.Module, data: tuple[Tensor, Tensor], rate: float, steps: int, seed: int
 ) -> nn.Module:
     """Train with AdamW and one cycle of the rate."""
-    images, labels = data
     optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.2)
     generator = torch.Generator().manual_seed(seed)
     network.train()
-    batches: Iterator[Tensor] = iter(())
-    for _ in range(steps):
-        at = next(batches, None)
-        if at is None:
-            batches = iter(torch.randperm(len(images), generator=generator).split(BATCH))
-            at = next(batches)
-        loss = F.cross_entropy(network(images[at]), labels[at])
+    for x, y in islice(studies.batches(data, BATCH, generator), steps):
+        loss = F.cross_entropy(network(x), y)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), CLIP)
@@ -179,13 +175,8 @@ def trained(variant: str, data: tuple[Tensor, Tensor], rate: float, seed: int) -
 
 def splits() -> dict[str, tuple[Tensor, Tensor]]:
     """Images scaled to ±1: 8,000 to train on, 2,000 to choose by, the test set."""
-    found = datasets.load("cifar10")
-    (images, labels), test = found.train, found.test
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    held = order[TRAIN : TRAIN + HELD_OUT]
-    order = order[:TRAIN]
-    parts = {"train": (images[order], labels[order]), "held out": (images[held], labels[held])}
-    return {k: (x.float() / 127.5 - 1, y) for k, (x, y) in (parts | {"test": test}).items()}
+    parts = studies.splits("cifar10", TRAIN, HELD_OUT)
+    return {part: (x.float() / 127.5 - 1, y) for part, (x, y) in parts.items()}
 
 
 CONVERSIONS: dict[str, Callable[[], TileBases]] = {
@@ -288,10 +279,9 @@ def main() -> None:
     torch.set_num_threads(1)
     data = splits()
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {"variants": {}}
-    RECORD.parent.mkdir(parents=True, exist_ok=True)
 
     def store() -> None:
-        RECORD.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(RECORD, record)
 
     for variant in VARIANTS:
         entry = record["variants"].setdefault(variant, {"held out": {}, "test": {}})
