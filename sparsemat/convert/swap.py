@@ -75,10 +75,7 @@ def from_module(
     made, idle = _made(record(network, args, kwargs), options, only)
     if not made and not any(_stands_as_it_is(part) for part in network.modules()):
         raise _no_layer(network)
-    for parent in list(network.modules()):
-        for name, part in parent._modules.items():
-            if part in made:
-                parent._modules[name] = made[part][1]
+    exchange(network, {part: layer for part, (_, layer) in made.items()})
     if made:
         ran = record(network, args, kwargs).calls
         idle += [path for path, layer in made.values() if not ran[layer]]
@@ -89,6 +86,14 @@ def from_module(
             stacklevel=2,
         )
     return network
+
+
+def exchange(network: nn.Module, made: dict[nn.Module, nn.Module]) -> None:
+    """Put other parts in place, wherever the old ones stand, so that shared parts stay shared."""
+    for parent in list(network.modules()):
+        for name, part in parent._modules.items():
+            if part in made:
+                parent._modules[name] = made[part]
 
 
 def _made(

@@ -12,10 +12,10 @@ from ..arguments import as_tuple, check_channels
 from ..pattern import Pattern
 from ..patterns.convolution import conv_of_windows
 from ..products import check_form
-from ..rules import Affine, Rule, image_size, register, taking_over
+from ..rules import Affine, Rule, image_size, register
 from ..windows import Windows, conv_windows
 from .base import check_flags
-from .kernel import KernelLayer, affine, matrix_of_own, own_layer
+from .kernel import KernelLayer, affine, in_place_of, matrix_of_own, own_layer
 
 
 class _MatrixConv(KernelLayer):
@@ -174,10 +174,7 @@ def _layer(module: nn.Conv2d, shape: tuple[int, ...], options: dict[str, Any]) -
         input_size=size,
         form=options.get("form"),
     )
-    layer = taking_over(layer, module)
-    if not options.get("tied", True):
-        layer._untie()
-    return layer
+    return in_place_of(module, layer, options)
 
 
 register(Rule(STOCK, _matrix, _layer, options=("tied", "form")))

@@ -14,7 +14,7 @@ from ..pattern import Pattern
 from ..products import Product, choose
 from ..products.casting import autocast
 from ..products.indices import constant
-from ..rules import Affine
+from ..rules import Affine, taking_over
 from .base import MatrixLayer, added, as_images, require_type
 
 
@@ -143,6 +143,14 @@ def matrix_of_own(module: KernelLayer, shape: tuple[int, ...], like: torch.Tenso
     """The matrix of a layer of this library, for images of its size."""
     refuse_other_size(module, shape)
     return affine(module, module.pattern, module.output_size)
+
+
+def in_place_of(module: nn.Module, layer: KernelLayer, options: dict[str, Any]) -> KernelLayer:
+    """A new layer with the parameters of torch's module, untied where that is asked for."""
+    layer = taking_over(layer, module)
+    if not options.get("tied", True):
+        layer._untie()
+    return layer
 
 
 def own_layer(module: KernelLayer, shape: tuple[int, ...], options: dict[str, Any]) -> nn.Module:

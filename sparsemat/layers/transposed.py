@@ -12,9 +12,9 @@ from ..arguments import as_tuple, check_channels
 from ..pattern import Pattern
 from ..patterns.convolution import conv_transpose_pattern
 from ..products import check_form
-from ..rules import Affine, Rule, image_size, register, taking_over
+from ..rules import Affine, Rule, image_size, register
 from .base import check_flags
-from .kernel import KernelLayer, affine, matrix_of_own, own_layer
+from .kernel import KernelLayer, affine, in_place_of, matrix_of_own, own_layer
 
 
 class _MatrixConvTranspose(KernelLayer):
@@ -221,10 +221,7 @@ def _layer(
         input_size=size,
         form=options.get("form"),
     )
-    layer = taking_over(layer, module)
-    if not options.get("tied", True):
-        layer._untie()
-    return layer
+    return in_place_of(module, layer, options)
 
 
 def _output_padding(

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..convert.swap import exchange
 from .base import StructuredLinear, StructuredMatrix
 
 
@@ -52,10 +53,7 @@ def from_module(
         raise TypeError(f"no dense layer is to be exchanged in {type(module).__name__}")
     if network in made:
         return made[network]
-    for parent in list(network.modules()):
-        for name, part in parent._modules.items():
-            if part in made:
-                parent._modules[name] = made[part]
+    exchange(network, made)
     return network
 
 
