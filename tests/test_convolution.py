@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
-from contract import Case, LayerContract, assert_near
+from contract import assert_near
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from kernel_contract import TiedContract, UntiedContract, builders, pair
 
 import sparsemat as sm
 
@@ -36,103 +37,22 @@ LAYERS = {
 }
 
 
-def pair(arguments, options, dtype, tied=True):
-    """Our layer and torch's, drawn from the same seed."""
-    in_channels, out_channels, kernel, size = arguments
-    dims = 1 if isinstance(size, int) else len(size)
-    torch.manual_seed(0)
-    layer = MATRIX[dims](*arguments[:3], **options, input_size=size, tied=tied, dtype=dtype)
-    torch.manual_seed(0)
-    native = NATIVE[dims](in_channels, out_channels, kernel, **options, dtype=dtype)
-    return layer, native
+class TestTied(TiedContract):
+    cases = builders(MATRIX, NATIVE, LAYERS)
 
 
-def builder(arguments, options, tied=True):
-    def build(dtype):
-        layer, native = pair(arguments, options, dtype, tied)
-        return Case(layer, native, (layer.in_channels, *layer.input_size))
+class TestUntied(UntiedContract):
+    cases = builders(MATRIX, NATIVE, LAYERS, tied=False)
 
-    return build
-
-
-class TestTied(LayerContract):
-    takes_complex = True
-    cases = {name: builder(*layer) for name, layer in LAYERS.items()}  # noqa: RUF012
-
-    def test_initial_parameters_are_those_of_torch(self, build):
-        case = build(torch.float64)
-        theirs = case.reference.state_dict()
-        assert case.layer.state_dict().keys() == theirs.keys()
-        for name, value in case.layer.state_dict().items():
-            assert torch.equal(value, theirs[name])
-        assert type(case.layer).__bases__[-1] is type(case.reference)
-        assert repr(case.layer).startswith(repr(case.reference)[:-1])
-
-    def test_untie_keeps_the_matrix(self, build):
-        case = build(torch.float64)
-        untied = case.layer.untie()
-        assert untied.weight.shape == (untied.pattern.nnz,)
-        assert not untied.tied and case.layer.tied
-        assert_near(untied.matrix().to_dense(), case.layer.matrix().to_dense())
-
-
-class TestUntied(LayerContract):
-    takes_complex = True
-    cases = {name: builder(*layer, tied=False) for name, layer in LAYERS.items()}  # noqa: RUF012
-    same_parameters = False
-
-    def assert_parameter_gradients(self, case):
-        """Tied gradients are sums of untied ones."""
-        in_channels, out_channels = case.layer.in_channels, case.layer.out_channels
-        tied = sm.conv_pattern(
-            in_channels,
-            out_channels,
-            case.layer.input_size,
-            case.layer.kernel_size,
-            stride=case.layer.stride,
-            padding=case.layer.padding,
-            dilation=case.layer.dilation,
-            groups=case.layer.groups,
-            padding_mode=case.layer.padding_mode,
+    def tied_pattern(self, layer):
+        return sm.conv_pattern(
+            *(layer.in_channels, layer.out_channels, layer.input_size, layer.kernel_size),
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=layer.dilation,
+            groups=layer.groups,
+            padding_mode=layer.padding_mode,
         )
-        theirs = case.reference.weight.grad
-        summed = torch.zeros(theirs.numel(), dtype=theirs.dtype)
-        summed.index_add_(0, torch.tensor(tied.index), case.layer.weight.grad)
-        assert_near(summed.view_as(theirs), theirs)
-        if case.layer.bias is not None:
-            assert_near(case.layer.bias.grad, case.reference.bias.grad)
-
-    def test_state_loads_across(self, build):
-        """Between untied layers; torch has none."""
-        case, other = build(torch.float64), build(torch.float64)
-        x = self.inputs(case)
-        with torch.no_grad():
-            for parameter in case.layer.parameters():
-                parameter.copy_(torch.randn_like(parameter))
-        other.layer.load_state_dict(case.layer.state_dict())
-        assert torch.equal(other.layer(x), case.layer(x))
-
-    def test_every_entry_has_its_own_parameter(self, build):
-        case = build(torch.float64)
-        layer, x = case.layer, self.inputs(case)
-        with torch.no_grad():
-            layer.weight.copy_(torch.randn_like(layer.weight))
-        p = layer.pattern
-        dense = np.zeros(p.shape)
-        np.add.at(dense, (p.row, p.col), layer.weight.detach().numpy())
-        expected = x.flatten(1) @ torch.from_numpy(dense).T
-        if layer.bias is not None:
-            expected = expected + layer.bias.repeat_interleave(int(np.prod(layer.output_size)))
-        assert_near(layer(x).flatten(1), expected)
-
-    def test_reset_draws_a_tied_start(self, build):
-        layer = build(torch.float64).layer
-        start = {name: value.clone() for name, value in layer.state_dict().items()}
-        with torch.no_grad():
-            layer.weight.zero_()
-        torch.manual_seed(0)
-        layer.reset_parameters()
-        assert all(torch.equal(value, start[name]) for name, value in layer.state_dict().items())
 
 
 @st.composite
@@ -163,7 +83,7 @@ def convolutions(draw):
 @settings(max_examples=150)
 @given(convolutions(), st.booleans())
 def test_every_geometry_agrees_with_torch(layer, tied):
-    mine, native = pair(*layer, torch.float64, tied)
+    mine, native = pair(MATRIX, NATIVE, *layer, torch.float64, tied)
     x = torch.randn(2, mine.in_channels, *mine.input_size, dtype=torch.float64)
     assert_near(mine(x), native(x))
 
@@ -204,7 +124,7 @@ def test_scipy_convolves_with_the_flipped_kernel():
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_autocast_casts_as_torch_does(tied):
-    layer, native = pair((3, 4, 3, (6, 6)), {}, torch.float32, tied)
+    layer, native = pair(MATRIX, NATIVE, (3, 4, 3, (6, 6)), {}, torch.float32, tied)
     x = torch.randn(5, 3, 6, 6)
     with torch.autocast("cpu", torch.bfloat16):
         y, expected = layer(x), native(x)
@@ -216,7 +136,7 @@ def test_autocast_casts_as_torch_does(tied):
 
 
 def test_autocast_leaves_double_precision_alone():
-    layer, native = pair((1, 2, 3, (4, 4)), {}, torch.float64)
+    layer, native = pair(MATRIX, NATIVE, (1, 2, 3, (4, 4)), {}, torch.float64)
     x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == native(x).dtype == torch.float64

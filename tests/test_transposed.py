@@ -1,11 +1,11 @@
 """The transposed convolution layers against torch."""
 
-import numpy as np
 import pytest
 import torch
-from contract import Case, LayerContract, assert_near
-from hypothesis import assume, given, settings
+from contract import assert_near
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_contract import TiedContract, UntiedContract, builders, transposed_convolutions
 
 import sparsemat as sm
 
@@ -27,115 +27,30 @@ LAYERS = {
 }
 
 
-def pair(arguments, options, dtype, tied=True):
-    """Our layer and torch's, drawn from the same seed."""
-    in_channels, out_channels, kernel, size = arguments
-    dims = 1 if isinstance(size, int) else len(size)
-    torch.manual_seed(0)
-    layer = MATRIX[dims](*arguments[:3], **options, input_size=size, tied=tied, dtype=dtype)
-    torch.manual_seed(0)
-    native = NATIVE[dims](in_channels, out_channels, kernel, **options, dtype=dtype)
-    return layer, native
+class TestTied(TiedContract):
+    cases = builders(MATRIX, NATIVE, LAYERS)
 
 
-def builder(arguments, options, tied=True):
-    def build(dtype):
-        layer, native = pair(arguments, options, dtype, tied)
-        return Case(layer, native, (layer.in_channels, *layer.input_size))
+class TestUntied(UntiedContract):
+    cases = builders(MATRIX, NATIVE, LAYERS, tied=False)
 
-    return build
-
-
-class TestTied(LayerContract):
-    takes_complex = True
-    cases = {name: builder(*layer) for name, layer in LAYERS.items()}  # noqa: RUF012
-
-    def test_initial_parameters_are_those_of_torch(self, build):
-        case = build(torch.float64)
-        theirs = case.reference.state_dict()
-        assert case.layer.state_dict().keys() == theirs.keys()
-        for name, value in case.layer.state_dict().items():
-            assert torch.equal(value, theirs[name])
-        assert repr(case.layer).startswith(repr(case.reference)[:-1])
-
-    def test_untie_keeps_the_matrix(self, build):
-        case = build(torch.float64)
-        untied = case.layer.untie()
-        assert untied.weight.shape == (untied.pattern.nnz,)
-        assert not untied.tied and case.layer.tied
-        assert_near(untied.matrix().to_dense(), case.layer.matrix().to_dense())
-
-
-class TestUntied(LayerContract):
-    takes_complex = True
-    cases = {name: builder(*layer, tied=False) for name, layer in LAYERS.items()}  # noqa: RUF012
-    same_parameters = False
-
-    def assert_parameter_gradients(self, case):
-        """Tied gradients are sums of untied ones."""
-        tied, theirs = self.tied(case), case.reference.weight.grad
-        summed = torch.zeros(theirs.numel(), dtype=theirs.dtype)
-        summed.index_add_(0, torch.tensor(tied.pattern.index), case.layer.weight.grad)
-        assert_near(summed.view_as(theirs), theirs)
-        if case.layer.bias is not None:
-            assert_near(case.layer.bias.grad, case.reference.bias.grad)
-
-    def tied(self, case):
-        layer, options = case.layer, ("stride", "padding", "output_padding", "dilation", "groups")
+    def tied_pattern(self, layer):
+        options = "stride", "padding", "output_padding", "dilation", "groups"
         return type(layer)(
             *(layer.in_channels, layer.out_channels, layer.kernel_size),
             **{name: getattr(layer, name) for name in options},
             input_size=layer.input_size,
-        )
-
-    def test_state_loads_across(self, build):
-        """Between untied layers; torch has none."""
-        case, other = build(torch.float64), build(torch.float64)
-        x = self.inputs(case)
-        with torch.no_grad():
-            for parameter in case.layer.parameters():
-                parameter.copy_(torch.randn_like(parameter))
-        other.layer.load_state_dict(case.layer.state_dict())
-        assert torch.equal(other.layer(x), case.layer(x))
-
-    def test_every_entry_has_its_own_parameter(self, build):
-        layer = build(torch.float64).layer
-        with torch.no_grad():
-            layer.weight.copy_(torch.randn_like(layer.weight))
-        p = layer.pattern
-        dense = np.zeros(p.shape)
-        np.add.at(dense, (p.row, p.col), layer.weight.detach().numpy())
-        assert_near(layer.matrix().to_dense(), torch.from_numpy(dense))
-
-    def test_reset_draws_a_tied_start(self, build):
-        layer = build(torch.float64).layer
-        start = {name: value.clone() for name, value in layer.state_dict().items()}
-        with torch.no_grad():
-            layer.weight.zero_()
-        torch.manual_seed(0)
-        layer.reset_parameters()
-        assert all(torch.equal(value, start[name]) for name, value in layer.state_dict().items())
+        ).pattern
 
 
 @settings(max_examples=80)
-@given(st.data(), st.sampled_from([None, "native", "general"]))
-def test_every_geometry_agrees_with_torch(data, form):
-    dims = data.draw(st.integers(1, 3))
-    each = lambda low, high: tuple(data.draw(st.integers(low, high)) for _ in range(dims))  # noqa: E731
-    groups = data.draw(st.integers(1, 2))
-    channels = [groups * data.draw(st.integers(1, 2)) for _ in range(2)]
-    size, kernel, stride, padding = each(1, 3), each(1, 3), each(1, 3), each(0, 1)
-    dilation = each(1, 2)
-    extra = tuple(
-        data.draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)
-    )
-    options = {"stride": stride, "padding": padding, "output_padding": extra, "groups": groups}
-    native = NATIVE[dims](*channels, kernel, **options, dilation=dilation, dtype=torch.float64)
-    x = torch.randn(2, channels[0], *size, dtype=torch.float64, requires_grad=True)
-    sizes = zip(size, stride, padding, dilation, kernel, extra, strict=True)
-    assume(min((n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, s, p, d, k, e in sizes) >= 1)
+@given(transposed_convolutions(), st.sampled_from([None, "native", "general"]))
+def test_every_geometry_agrees_with_torch(layer, form):
+    arguments, options, shape = layer
+    native = NATIVE[len(shape) - 1](*arguments, **options, dtype=torch.float64)
+    x = torch.randn(2, *shape, dtype=torch.float64, requires_grad=True)
     try:
-        layer = sm.from_module(native, (channels[0], *size), form=form)
+        layer = sm.from_module(native, shape, form=form)
     except ValueError as error:
         assert form == "native" and "needs a tied convolution" in str(error)
         return
