@@ -30,6 +30,8 @@ from .product import ADJOINT, APPLY, Product
 from .steps import StepBlocks
 from .tables import Tables, UntiedTables, find
 
+TALL = 64  # outputs from which their gradient is summed as fast row by row as column by column
+
 
 class GatherProduct(Product):
     """``W(theta) @ x`` for a regular pattern. Made by ``of``.
@@ -75,9 +77,9 @@ class GatherProduct(Product):
         if kind == APPLY:
             return _multiply(self, left, right)
         if kind == ADJOINT:
-            if self.transposed is None:
-                return _scatter(self, left, right)
-            return _multiply(self.transposed, left, right)
+            if self._gathers_back(right):
+                return _multiply(self.transposed, left, right)
+            return _scatter(self, left, right)
         total = _wide_zeros(right, self.num_parameters)
         _pass(self, None, right, None, left, total)
         return total.to(right.dtype)
@@ -92,7 +94,7 @@ class GatherProduct(Product):
         conj_theta = theta.conj().resolve_conj() if theta.is_complex() else theta
         # in the layout of x: the layer before multiplies its gradient with what it saved in that
         grad = Layout.of(x).laid(grad.resolve_conj())
-        if wants_x and self.transposed is not None:
+        if wants_x and self._gathers_back(grad):
             # grad x^H is the transpose of conj(x) grad^T: what is gathered from grad serves both
             other = x.conj().resolve_conj() if x.is_complex() else x
             grad_x = _multiply(self.transposed, conj_theta, grad, other, total)
@@ -104,6 +106,11 @@ class GatherProduct(Product):
         if wants_x:
             grad_x = Layout.of(x).laid(grad_x)
         return total if total is None else total.to(theta.dtype), grad_x
+
+    def _gathers_back(self, grad: torch.Tensor) -> bool:
+        """Whether the transposed product serves, which rearranges the weights first."""
+        _, outputs, _, positions = self.sizes
+        return positions * grad.shape[1] >= outputs and self.transposed is not None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The whole tables, flattened: what is read, written and multiplied."""
@@ -145,12 +152,13 @@ def _pass(
     x, runs = blocks.padded(x.resolve_conj(), layout), blocks.runs(x, layout)
     theta = None if theta is None else theta.resolve_conj()
     grad = None if grad_theta is None else layout.laid(grad.resolve_conj())
+    tall = product.sizes[3] == 1 or product.sizes[1] >= TALL
     buffer = x.new_empty(max(blocks.copied(block, n) for run in runs for block in run.blocks))
     for run in runs:
         weights = None if y is None else _weights(theta, product, run)
         if grad is None:
             total = None
-        elif in_place := product.sizes[3] == 1 and isinstance(run.params, slice):
+        elif in_place := tall and isinstance(run.params, slice):
             total = _weights(grad_theta, product, run)
         else:
             # (K, M) rather than (M, K): the product with few outputs is faster this way round
