@@ -20,12 +20,14 @@ class Step(NamedTuple):
         output: The result, with torch's own derivative.
         value: The same without it; no view, since the network may write to it.
         linear: The map without its constant.
+        weights: What it reads.
     """
 
     input: torch.Tensor
     output: torch.Tensor
     value: torch.Tensor
     linear: Callable[[torch.Tensor], torch.Tensor]
+    weights: tuple[torch.Tensor, ...]
 
 
 def fixed(function: Callable, args: tuple, kwargs: dict[str, Any], output: Any) -> torch.Tensor:
@@ -41,7 +43,8 @@ def fixed(function: Callable, args: tuple, kwargs: dict[str, Any], output: Any) 
     linear = make(function, *args, **kwargs) if make and args else None
     if linear is None or not output.requires_grad:
         return output
-    return _Forward.apply(args[0], Step(args[0], output, output.data, linear))
+    weights = tuple(filter(torch.is_tensor, (*args[1:], *kwargs.values())))
+    return _Forward.apply(args[0], Step(args[0], output, output.data, linear, weights))
 
 
 def _convolution(function: Callable, x: Any, weight: Any, bias: Any = None, *args, **kwargs: Any):
@@ -89,8 +92,10 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx, grad, step):
         ctx.step = step
+        ctx.save_for_backward(*step.weights)
         return torch.autograd.grad(step.output, step.input, grad, retain_graph=True)[0]
 
     @staticmethod
     def backward(ctx, v):
+        _ = ctx.saved_tensors  # refuses weights that were written to
         return ctx.step.linear(v), None
