@@ -18,7 +18,8 @@ UNUSED = re.compile(
 IMAGE = re.compile(r'<img[^>]* src="(?P<source>[^":]*\.png)"[^>]*>')
 ICON = re.compile(r"((?:\.fa-[\w-]+::?before,?)+)\{content:\"\\([0-9a-f]+)\"\}")
 ICON_NAME = re.compile(r"fa-([\w-]+)")
-GLYPH = re.compile(r"\"\\(f[0-9a-f]{3})\"")  # style sheets name some by code
+GLYPH = re.compile(r"\"\\(f[0-9a-f]{3})\"")  # style sheets name some by code,
+LITERAL = re.compile("[\ue000-\uf8ff]")  # and hold others as they are
 # What the theme and the extensions write that a screen reader cannot use.
 MENDED = (
     (re.compile(r'(<summary) aria-label="Toggle hidden content"'), r"\1"),
@@ -76,9 +77,11 @@ def keep_icons(folder: Path, used: set[str]) -> None:
     css = sheet.read_text()
     named = {code for names, code in ICON.findall(css) if used & set(ICON_NAME.findall(names))}
     sheets = [p for p in folder.parents[1].rglob("*.css") if folder not in p.parents]
+    literal = set()
     for other in sheets:
         named |= set(GLYPH.findall(other.read_text()))
-    codes = {int(code, 16) for code in named}
+        literal |= set(LITERAL.findall(other.read_text()))
+    codes = {int(code, 16) for code in named} | {ord(sign) for sign in literal}
     for font in ("solid-900", "brands-400", "regular-400"):
         path = folder / "webfonts" / f"fa-{font}.ttf"
         options = subset.Options(flavor="woff", notdef_outline=True)
