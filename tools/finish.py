@@ -25,8 +25,9 @@ TABLE = re.compile(
     re.DOTALL,
 )
 NUMBERED = re.compile(
-    r'<thead><tr><th scope="col" class="number">(?P<head>[^<]*)</th>.*?</tbody>', re.DOTALL
+    r'<thead><tr><th (?=[^>]*class="number")[^>]*>(?P<head>[^<]*)</th>.*?</tbody>', re.DOTALL
 )
+NUMBER = re.compile(r'<th (?=[^>]*class="number")(?=[^>]*scope="row")')
 HEADING = re.compile(r"<th[^>]*>(.*?)</th>", re.DOTALL)
 CELL = re.compile(r"<(tr|td)(?=[ >])")
 MANY = 4  # columns, which a phone has no room for
@@ -82,8 +83,7 @@ def as_cards(match: re.Match) -> str:
 
 def name_numbers(match: re.Match) -> str:
     """A table whose rows are headed by numbers: on a card they need their heading."""
-    wanted = f'<th scope="row" class="number" data-label="{match["head"]}">'
-    return match[0].replace('<th scope="row" class="number">', wanted)
+    return NUMBER.sub(f'<th data-label="{match["head"]}" ', match[0])
 
 
 def sized(match: re.Match, page: Path) -> str:
