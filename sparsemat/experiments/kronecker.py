@@ -2,9 +2,9 @@
 
 ``python -m sparsemat.experiments.kronecker`` trains perceptrons with two structured hidden
 matrices on all digits, and adapts perceptrons that know the digits 0 to 4 to the digits 5 to 9.
-Every variant is trained at each rate, and its rate is chosen on held-out images; three more seeds at
-that rate are then tested once. "As accurate" means that the mean over these seeds is at most half a
-point lower. The run goes on where it was stopped, and writes
+Every variant is trained at each rate, and its rate is chosen on held-out images; three more seeds
+at that rate are then tested once. "As accurate" means that the mean over these seeds is at most
+half a point lower. The run goes on where it was stopped, and writes
 ``results/structured/kronecker.json``.
 """
 
