@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
 
 from ..pattern import Pattern
 from .bias import with_bias
+from .fused import fused
 from .masks import Mask, allowed
 from .pieces import attend_pieces
 
@@ -70,9 +71,7 @@ class AttentionProduct:
         if self.form == "fused":
             plain = self.mask is None and (self.window is None or self.window >= tokens - 1)
             seen = None if plain else allowed(q, self.causal, self.window, self.mask)
-            return scaled_dot_product_attention(
-                q, k, v, attn_mask=seen, is_causal=self.causal and plain
-            )
+            return fused(q, k, v, seen, self.causal and plain)
         masks = {"causal": self.causal, "window": self.window}
         if self.form == "band":
             return _band(q, k, v, self.softmax, **masks)
