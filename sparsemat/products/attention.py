@@ -305,27 +305,28 @@ def _band(
     causal: bool,
     window: int,
 ) -> torch.Tensor:
-    tokens, dim = q.shape[-2:]
+    (tokens, dim), leading = q.shape[-2:], q.shape[:-2]
     window = min(window, tokens - 1)
-    q = _split(q * dim**-0.5, BAND_BLOCK)
+    q = _split(q, BAND_BLOCK).reshape(-1, -(-tokens // BAND_BLOCK), BAND_BLOCK, dim)
     after = 0 if causal else window
     width = window + BAND_BLOCK + after
-    rest = q.shape[-3] * BAND_BLOCK - tokens
+    rest = q.shape[1] * BAND_BLOCK - tokens
     k, v = (
-        pad(side, (0, 0, window, after + rest)).unfold(-2, width, BAND_BLOCK) for side in (k, v)
-    )  # (..., blocks, dim, width)
-    result = q @ k
+        pad(side, (0, 0, window, after + rest)).unfold(-2, width, BAND_BLOCK).mT
+        for side in (k.reshape(-1, tokens, dim), v.reshape(-1, tokens, dim))
+    )  # (..., blocks, width, dim), views that overlap
     block, i, j = (
         torch.arange(size, device=q.device).view([-1 if axis == a else 1 for a in range(3)])
-        for axis, size in enumerate(result.shape[-3:])
+        for axis, size in enumerate((q.shape[1], BAND_BLOCK, width))
     )
     key = block * BAND_BLOCK + j - window
     seen = (j >= i) & (j - i <= window + after) & (key >= 0) & (key < tokens)
-    # finite, so that the padded queries, which see no key, give no NaN
-    absent = torch.finfo(result.dtype).min if softmax else 0.0
-    result = result.masked_fill(~seen, absent)
-    result = (result.softmax(-1) if softmax else result) @ v.mT
-    return result.flatten(-3, -2)[..., :tokens, :]
+    if softmax:
+        filler = block * BAND_BLOCK + i >= tokens  # sees something, so that it gives no NaN
+        result = fused(q, k, v, (seen | filler)[None])
+    else:
+        result = (q * dim**-0.5 @ k.mT).masked_fill(~seen, 0.0) @ v
+    return result.flatten(1, 2)[:, :tokens].reshape(*leading, tokens, dim)
 
 
 def _split(side: torch.Tensor, size: int) -> torch.Tensor:
