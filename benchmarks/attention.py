@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from sparsemat.patterns import tokens
 from sparsemat.products.attention import attend
 
 from .paired import Case
@@ -16,10 +17,10 @@ BATCH, HEADS, DIM = 4, 4, 64
 
 def cases() -> Iterator[Case]:
     """A forward and a backward pass, gradients to queries, keys and values."""
-    for tokens in (64, 128, 256):
+    for length in (64, 128, 256):
         yield case(
-            f"softmax as explicit A(X), T {tokens}",
-            tokens,
+            f"softmax as explicit A(X), T {length}",
+            length,
             lambda q, k, v: attend(q, k, v, form="square"),
             goal=1.2,
             stretch=1.0,
@@ -34,11 +35,28 @@ def cases() -> Iterator[Case]:
             stretch=stretch,
         )
     yield case("softmax, window 64, T 1024", 1024, lambda q, k, v: attend(q, k, v, window=64))
+    size = 4096
+    hubs = tokens.seen(size, range(16))
+    patterns = {
+        "window 64 and 16 global tokens": (tokens.window(size, 64) | hubs | hubs.T, 1 / 5),
+        "fixed blocks of 64, causal": (
+            (tokens.blocks(size, 64) | tokens.seen(size, range(63, size, 64)))
+            & tokens.causal(size),
+            None,
+        ),
+    }
+    for name, (pattern, goal) in patterns.items():
+        yield case(
+            f"softmax, {name}, T {size}",
+            size,
+            lambda q, k, v, pattern=pattern: attend(q, k, v, pattern=pattern),
+            goal=goal,
+        )
 
 
 def case(
     name: str,
-    tokens: int,
+    length: int,
     product: Callable,
     *,
     causal: bool = False,
@@ -46,7 +64,7 @@ def case(
     stretch: float | None = None,
 ) -> Case:
     """A product on random heads beside torch's fused softmax attention with the same mask."""
-    shape = BATCH, HEADS, tokens, DIM
+    shape = BATCH, HEADS, length, DIM
     q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
     grad = torch.randn(shape)
 

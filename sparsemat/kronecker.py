@@ -7,7 +7,7 @@ for any image; the triples are written out when somebody reads them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from math import prod
@@ -54,6 +54,51 @@ def kron(*factors: Pattern, order: Sequence[int] | None = None) -> Pattern:
     if sorted(order) != list(range(len(factors))):
         raise ValueError(f"order must be a permutation of 0..{len(factors) - 1}, got {order}")
     return _interned(factors, order)
+
+
+def aligned(left: Pattern, right: Pattern) -> list[tuple[Pattern, Pattern]] | None:
+    """Two Kronecker products cut into neighbouring factors whose inner sizes meet.
+
+    ``(A1 x A2)(B1 x B2) = A1 B1 x A2 B2`` wherever the columns of each A are as many as the rows of
+    its B. Factors that must stay together are one pattern in the result.
+
+    Args:
+        left: Any pattern.
+        right: Any pattern.
+
+    Returns:
+        Pairs whose products are the factors of the product; None where one pattern is no Kronecker
+        product or nothing is gained: a single pair.
+    """
+    both = isinstance(left, KroneckerPattern) and isinstance(right, KroneckerPattern)
+    if not both or left.shape[1] != right.shape[0] or 0 in (left.nnz, right.nnz):
+        return None
+    waiting = list(flat_factors(left)), list(flat_factors(right))
+    groups: list[tuple[list[Pattern], list[Pattern]]] = []
+    while all(waiting):
+        group, sizes = ([], []), [1, 1]
+        while not (group[0] and group[1]) or sizes[0] != sizes[1]:
+            k = int(sizes[1] < sizes[0] or (sizes[1] == sizes[0] and bool(group[0])))
+            if not waiting[k]:
+                return None
+            factor = waiting[k].pop(0)
+            group[k].append(factor)
+            sizes[k] *= factor.shape[1 - k]
+        groups.append(group)
+    for k in range(2):  # what is left has an inner size of 1
+        groups[-1][k].extend(waiting[k])
+    if len(groups) == 1:
+        return None
+    return [tuple(kron(*side) if len(side) > 1 else side[0] for side in group) for group in groups]
+
+
+def flat_factors(pattern: KroneckerPattern) -> Iterator[Pattern]:
+    """The factors, with those of factors that are Kronecker products in their place."""
+    for factor in pattern.factors:
+        if isinstance(factor, KroneckerPattern) and factor.tied and factor.labels is None:
+            yield from flat_factors(factor)
+        else:
+            yield factor
 
 
 def _interned(
@@ -204,6 +249,16 @@ class KroneckerPattern(Pattern):
         """The set of cells, in row-major order, each once and with a parameter of its own."""
         order = tuple(range(len(self.factors)))
         return _interned([f.distinct() for f in self.factors], order, tied=False)
+
+    def __matmul__(self, other: Pattern) -> Pattern:
+        """Where the product may be nonzero, factor by factor where the sizes allow."""
+        groups = aligned(self, other)
+        if groups is None:
+            return super().__matmul__(other)
+        cells = [left @ right for left, right in groups]
+        return (
+            cells[0] if len(cells) == 1 else _interned(cells, tuple(range(len(cells))), tied=False)
+        )
 
     def by_row(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The triples in row-major order, from the factors where they are not written out."""

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from . import memory
+from .factored import factored
 from .live import Live
 from .matrix import SparseMatrix
 from .pattern import Pattern
@@ -30,7 +31,7 @@ def multiplied(left: SparseMatrix, right: SparseMatrix) -> SparseMatrix:
         return _absorbed(left, right)
     if _is_monomial(right.pattern):
         return _absorbed(right.T, left.T).T
-    return _formed(left, right)
+    return factored(left, right) or _formed(left, right)
 
 
 def _is_monomial(pattern: Pattern) -> bool:

@@ -395,7 +395,7 @@ def test_the_square_never_calls_the_fused_kernel(mask, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the fused kernel was called")
 
-    monkeypatch.setattr("sparsemat.products.attention.scaled_dot_product_attention", refuse)
+    monkeypatch.setattr("sparsemat.products.attention.fused", refuse)
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", refuse)
     with torch.profiler.profile() as record:
         y = layer(x)
@@ -466,7 +466,6 @@ CONTRACT = {
 
 class TestContract(LayerContract):
     cases = CONTRACT
-    twice_differentiable = False  # torch's fused attention
 
     def matrix(self, layer, x):
         return layer.matrix(x)

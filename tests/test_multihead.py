@@ -2,11 +2,13 @@
 
 import itertools
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
 from contract import assert_near
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sparsemat as sm
 
@@ -59,6 +61,22 @@ def test_output_weights_and_gradients_are_those_of_torch(options, batch_first, n
     )
     for name, gradient in theirs.items():
         assert_near(mine[name], gradient)
+
+
+def test_second_derivatives_are_those_of_torch():
+    native, layer = pair()
+    mask = torch.randn(4, 7, dtype=torch.float64).requires_grad_()
+    for used in (None, mask):
+        ins, found = inputs(native), []
+        for part, kernel in ((native, sdpa_kernel(SDPBackend.MATH)), (layer, nullcontext())):
+            leaves = [*ins, *([] if used is None else [used])]
+            with kernel:
+                y = part(*ins, need_weights=False, attn_mask=used)[0]
+                first = torch.autograd.grad(y.sin().sum(), leaves, create_graph=True)
+                penalty = sum(side.square().sum() for side in first)
+                found.append([*first, *torch.autograd.grad(penalty, leaves)])
+        for expected, actual in zip(*found, strict=True):
+            assert_near(actual, expected)
 
 
 MASKS = {

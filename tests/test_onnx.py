@@ -28,13 +28,17 @@ LAYERS = {
 }
 
 
+@pytest.mark.parametrize("sizes", [(3,), (3, 1, 5)], ids=["one batch size", "any batch size"])
 @pytest.mark.parametrize("build, shape", LAYERS.values(), ids=LAYERS)
-def test_onnxruntime_computes_the_same(build, shape):
+def test_onnxruntime_computes_the_same(build, shape, sizes):
     torch.manual_seed(0)
-    layer, x = build().eval(), torch.randn(3, *shape)
-    expected = layer(x)
-    expected = expected[0] if isinstance(expected, tuple) else expected
-    program = torch.onnx.export(layer, (x,), dynamo=True, verbose=False)
+    layer, x = build().eval(), torch.randn(sizes[0], *shape)
+    dynamic = ({0: torch.export.Dim.DYNAMIC},) if len(sizes) > 1 else None
+    program = torch.onnx.export(layer, (x,), dynamo=True, verbose=False, dynamic_shapes=dynamic)
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    actual = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
-    torch.testing.assert_close(torch.from_numpy(actual), expected.detach())
+    for size in sizes:
+        x = torch.randn(size, *shape)
+        expected = layer(x)
+        expected = expected[0] if isinstance(expected, tuple) else expected
+        actual = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+        torch.testing.assert_close(torch.from_numpy(actual), expected.detach())

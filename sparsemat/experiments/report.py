@@ -42,7 +42,7 @@ def matrices(network: models.Network, variants: Sequence[str] = ("tied", "untied
                 variant: models.count_parameters(net.get_submodule(name))
                 for variant, net in built.items()
             }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
 
 
 def step_losses(
@@ -81,7 +81,8 @@ def train_all(
 
 def last_epochs(trained: dict[str, training.Progress]) -> pd.DataFrame:
     """The last epoch of each curve, one row a variant."""
-    return pd.DataFrame({name: run.frame.iloc[-1] for name, run in trained.items()}).T
+    last = {name: run.frame.iloc[-1] for name, run in trained.items()}
+    return pd.DataFrame(last).T.rename_axis("variant")
 
 
 def summary(found: list[dict]) -> pd.DataFrame:
@@ -95,7 +96,7 @@ def summary(found: list[dict]) -> pd.DataFrame:
         under the metric's name with its spread, the mean best epoch, parameters, nonzeros, and the
         paper's two numbers.
     """
-    table = records.table(found).set_index("variant").rename_axis(None)
+    table = records.table(found).set_index("variant")
     columns = ["seeds", "epochs", "epoch", "metric", "spread", "best epoch", "parameters"]
     columns += ["nonzeros"]
     return table[[*columns, "paper", "paper epoch"]].rename(
@@ -105,7 +106,7 @@ def summary(found: list[dict]) -> pd.DataFrame:
 
 def costs(found: list[dict]) -> pd.DataFrame:
     """Median seconds of training an epoch and largest memory of the process, one row a variant."""
-    table = records.table(found).set_index("variant").rename_axis(None)
+    table = records.table(found).set_index("variant")
     return table[["seconds an epoch", "peak MiB"]]
 
 

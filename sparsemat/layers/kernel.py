@@ -81,7 +81,8 @@ class KernelLayer(MatrixLayer):
 
         Returns:
             Tensor ``(N, out_channels, *output_size)``, or one without the batch axis. It lies
-            features first in memory: neighbours are the same entry of different images.
+            features first in memory: neighbours are the same entry of different images; in torch's
+            own order where the form is ``"native"``.
 
         Raises:
             TypeError: ``x`` is no tensor.
@@ -91,9 +92,14 @@ class KernelLayer(MatrixLayer):
 
     def _multiplied(self, x: torch.Tensor) -> torch.Tensor:
         images = as_images(x, self.in_channels, self.input_size)
+        product = self.product  # refuses attributes of now that the form does not have
+        if self.form == "native":
+            require_type(images, self.weight)
+            y = super().forward(images)
+            return y if x.ndim == images.ndim else y[0]
         weight, bias, images = autocast(self.weight, self.bias, images)
         require_type(images, weight)
-        y = self.product(weight.reshape(-1), images.flatten(1).t())
+        y = product(weight.reshape(-1), images.flatten(1).t())
         if bias is not None:
             y = added(y.unflatten(0, (self.out_channels, -1)), bias[:, None, None]).flatten(0, 1)
         y = y.t().unflatten(1, (self.out_channels, *self.output_size))

@@ -12,6 +12,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from ..lazy import Kronecker, Sum
 from ..matrix import Matrix
 from ..patterns.simple import dense_pattern
+from ..products.fused import fused
 from ..rules import Rule, as_it_is, register
 from .base import MatrixLayer, require_tensor, require_type
 
@@ -76,7 +77,7 @@ class MultiheadAttention(MatrixLayer, nn.MultiheadAttention):
             weights = drop(_weights(sides), rate)
             y = weights @ sides.v
         else:
-            y = scaled_dot_product_attention(*sides, dropout_p=rate)
+            y = scaled_dot_product_attention(*sides, dropout_p=rate) if rate else fused(*sides)
         y = self.out_proj(y.transpose(1, 2).flatten(2))
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)

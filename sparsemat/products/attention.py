@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
 
 from ..pattern import Pattern
+from .fused import fused
 from .masks import Mask, allowed
 from .pieces import attend_pieces
 
@@ -69,9 +70,7 @@ class AttentionProduct:
         if self.form == "fused":
             plain = self.mask is None and (self.window is None or self.window >= tokens - 1)
             seen = None if plain else allowed(q, self.causal, self.window, self.mask)
-            return scaled_dot_product_attention(
-                q, k, v, attn_mask=seen, is_causal=self.causal and plain
-            )
+            return fused(q, k, v, seen, self.causal and plain)
         masks = {"causal": self.causal, "window": self.window}
         if self.form == "band":
             return _band(q, k, v, self.softmax, **masks)
@@ -297,27 +296,28 @@ def _band(
     causal: bool,
     window: int,
 ) -> torch.Tensor:
-    tokens, dim = q.shape[-2:]
+    (tokens, dim), leading = q.shape[-2:], q.shape[:-2]
     window = min(window, tokens - 1)
-    q = _split(q * dim**-0.5, BAND_BLOCK)
+    q = _split(q, BAND_BLOCK).reshape(-1, -(-tokens // BAND_BLOCK), BAND_BLOCK, dim)
     after = 0 if causal else window
     width = window + BAND_BLOCK + after
-    rest = q.shape[-3] * BAND_BLOCK - tokens
+    rest = q.shape[1] * BAND_BLOCK - tokens
     k, v = (
-        pad(side, (0, 0, window, after + rest)).unfold(-2, width, BAND_BLOCK) for side in (k, v)
-    )  # (..., blocks, dim, width)
-    result = q @ k
+        pad(side, (0, 0, window, after + rest)).unfold(-2, width, BAND_BLOCK).mT
+        for side in (k.reshape(-1, tokens, dim), v.reshape(-1, tokens, dim))
+    )  # (..., blocks, width, dim), views that overlap
     block, i, j = (
         torch.arange(size, device=q.device).view([-1 if axis == a else 1 for a in range(3)])
-        for axis, size in enumerate(result.shape[-3:])
+        for axis, size in enumerate((q.shape[1], BAND_BLOCK, width))
     )
     key = block * BAND_BLOCK + j - window
     seen = (j >= i) & (j - i <= window + after) & (key >= 0) & (key < tokens)
-    # finite, so that the padded queries, which see no key, give no NaN
-    absent = torch.finfo(result.dtype).min if softmax else 0.0
-    result = result.masked_fill(~seen, absent)
-    result = (result.softmax(-1) if softmax else result) @ v.mT
-    return result.flatten(-3, -2)[..., :tokens, :]
+    if softmax:
+        filler = block * BAND_BLOCK + i >= tokens  # sees something, so that it gives no NaN
+        result = fused(q, k, v, (seen | filler)[None])
+    else:
+        result = (q * dim**-0.5 @ k.mT).masked_fill(~seen, 0.0) @ v
+    return result.flatten(1, 2)[:, :tokens].reshape(*leading, tokens, dim)
 
 
 def _split(side: torch.Tensor, size: int) -> torch.Tensor:

@@ -14,9 +14,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from ..pattern import Pattern
+from .fused import fused
 from .indices import constant
 
 BLOCK = 64
@@ -149,9 +149,8 @@ def attend_pieces(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, softmax: bo
     if pattern.shape != (tokens, tokens):
         raise ValueError(f"the pattern must be {tokens}x{tokens}, got shape {pattern.shape}")
     found = pieces(pattern)
-    if softmax and found[0].seen.shape == (1, tokens, tokens):
-        seen = constant(found[0].seen[0], q.device)
-        return scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    if softmax and _is_one_each(pattern):
+        return _fused(q, k, v, found)
     q = q * dim**-0.5
     sums = [_sum(q, k, v, piece, softmax) for piece in found]
     if not softmax:
@@ -164,12 +163,43 @@ def attend_pieces(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, softmax: bo
     return above / below
 
 
+@lru_cache(maxsize=64)
+def _is_one_each(pattern: Pattern) -> bool:
+    """Whether all pairs of a token are in one piece, so that there is nothing to merge."""
+    tokens = pattern.shape[0]
+    queries = np.concatenate([piece.queries.ravel() for piece in pieces(pattern)])
+    return np.bincount(queries, minlength=tokens)[:tokens].max(initial=0) <= 1
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, found: tuple[Piece, ...]) -> Tensor:
+    """Softmax attention within each piece, by torch's kernel."""
+    tokens, leading = q.shape[-2], q.shape[:-2]
+    flat = [side.reshape(-1, *side.shape[-2:]) for side in (q, k, v)]
+    y = v.new_zeros(flat[0].shape[0], tokens + 1, v.shape[-1])
+    for piece in found:
+        queries, keys, seen = _on(piece, q.device)
+        filler = queries == tokens  # of shorter groups: they see something, so that none is NaN
+        ats = queries.clamp(max=tokens - 1), keys, keys
+        sides = [
+            side.index_select(1, at.flatten()).unflatten(1, at.shape)
+            for side, at in zip(flat, ats, strict=True)
+        ]
+        part = fused(*sides, (seen | filler[..., None])[None])
+        y = y.index_copy(1, queries.flatten(), part.flatten(1, 2))
+    return y[:, :tokens].reshape(*leading, tokens, v.shape[-1])
+
+
+def _on(piece: Piece, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and pairs of a piece as tensors."""
+    return tuple(constant(side, device) for side in (piece.queries, piece.keys, piece.seen))
+
+
 def _sum(
     q: Tensor, k: Tensor, v: Tensor, piece: Piece, softmax: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted values, weights and largest score of every token."""
     tokens = q.shape[-2]
-    queries, keys, seen = (constant(a, q.device) for a in (piece.queries, piece.keys, piece.seen))
+    queries, keys, seen = _on(piece, q.device)
     inside = queries.clamp(max=tokens - 1)
     rows, left, right = (
         side.index_select(-2, at.flatten()).unflatten(-2, at.shape)

@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from ..kronecker import KroneckerPattern
+from ..kronecker import KroneckerPattern, flat_factors
 from ..pattern import Pattern
 from .detect import MOST_FILL, Arrays, detect
 
@@ -160,8 +160,8 @@ def most_fill(outputs: int) -> float:
 
 def _of_factors(pattern: KroneckerPattern) -> tuple[Tables | UntiedTables | None, bool]:
     """The tables of the factors, and whether that is all there is to find."""
-    factors = _flat(pattern)
-    if factors is None:
+    factors = list(flat_factors(pattern))
+    if any(isinstance(factor, KroneckerPattern) for factor in factors):
         return None, False
     arrays = [detect(factor, most_fill(pattern.shape[0])) for factor in factors]
     if any(a is None for a in arrays):
@@ -186,22 +186,6 @@ def _first_parameters(pattern: KroneckerPattern) -> np.ndarray:
     first = np.empty(len(rows), dtype=np.int64)
     first[rows] = np.cumsum(counts) - counts
     return first
-
-
-def _flat(pattern: KroneckerPattern) -> list[Pattern] | None:
-    """The factors, with those of factors that are tied products in their place."""
-    flat = []
-    for factor in pattern.factors:
-        if isinstance(factor, KroneckerPattern):
-            if not factor.tied or factor.labels is not None:
-                return None
-            inner = _flat(factor)
-            if inner is None:
-                return None
-            flat += inner
-        else:
-            flat.append(factor)
-    return flat
 
 
 def _sizes(arrays: Arrays) -> tuple[int, int, int, int]:
