@@ -48,6 +48,7 @@ class SparseProduct(StructuredMatrix):
             raise ValueError(
                 f"the factors must end with columns={self.shape[1]}, got {inner[1:] or 'none'}"
             )
+        self._products = [choose(pattern) for pattern in self.structure["patterns"]]
         self.theta = nn.ParameterList(
             torch.empty(pattern.num_parameters) for pattern in self.structure["patterns"]
         )
@@ -66,8 +67,8 @@ class SparseProduct(StructuredMatrix):
     def product(self, x: Tensor) -> Tensor:
         """One sparse product a factor, the rightmost first."""
         columns = x.mT
-        for pattern, theta in zip(reversed(self.patterns()), reversed(self.theta), strict=True):
-            columns = choose(pattern)(theta, columns)
+        for multiply, theta in reversed(list(zip(self._products, self.theta, strict=True))):
+            columns = multiply(theta, columns)
         return columns.mT
 
     def patterns(self) -> tuple[Pattern, ...]:
