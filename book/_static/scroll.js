@@ -13,9 +13,24 @@
       if (wide) box.tabIndex = 0; else box.removeAttribute("tabindex");
     }
   }
+  // A full stop or comma after inline mathematics stays on its line.
+  function join() {
+    for (const formula of document.querySelectorAll(".bd-article span.math")) {
+      const next = formula.nextSibling;
+      if (next?.nodeType !== Node.TEXT_NODE) continue;
+      const mark = /^[.,;:!?)\]\u2019\u201d]+/.exec(next.data)?.[0];
+      if (!mark) continue;
+      next.splitText(mark.length);
+      const kept = document.createElement("span");
+      kept.className = "kept";
+      formula.before(kept);
+      kept.append(formula, next);
+    }
+  }
   const soon = () => requestAnimationFrame(look);
   addEventListener("load", async () => {
     if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
+    join();
     look();
     new ResizeObserver(soon).observe(document.querySelector(".bd-article") ?? document.body);
   });
