@@ -80,3 +80,9 @@ def test_every_image_exists_and_has_a_description(page):
         assert (HTML / page).parent.joinpath(unquote(tag["src"])).is_file(), tag["src"]
         alt = tag.get("alt", "")
         assert alt and not alt.endswith(".png"), f"{tag['src']} lacks alt text"
+
+
+@pytest.mark.parametrize("page", CASES)
+def test_it_says_how_to_cite_it(page):
+    entry = soup(HTML / page).select_one("details.cite pre").get_text()
+    assert entry.startswith("@misc{") and f"/{page}}}" in entry

@@ -24,6 +24,10 @@ TABLE = re.compile(
     r'<table class="table">\s*<thead>(?P<head>.*?)</thead>\s*<tbody>(?P<body>.*?)</tbody>',
     re.DOTALL,
 )
+NUMBERED = re.compile(
+    r'<thead><tr><th (?=[^>]*class="number")[^>]*>(?P<head>[^<]*)</th>.*?</tbody>', re.DOTALL
+)
+NUMBER = re.compile(r'<th (?=[^>]*class="number")(?=[^>]*scope="row")')
 HEADING = re.compile(r"<th[^>]*>(.*?)</th>", re.DOTALL)
 CELL = re.compile(r"<(tr|td)(?=[ >])")
 MANY = 4  # columns, which a phone has no room for
@@ -49,6 +53,7 @@ def finish(app, error) -> None:
     for path in out.rglob("*.html"):
         text = path.read_text()
         mended = TABLE.sub(as_cards, UNUSED.sub("", text))
+        mended = NUMBERED.sub(name_numbers, mended)
         for wrong, right in MENDED:
             mended = wrong.sub(right, mended)
         mended = IMAGE.sub(lambda match, page=path: sized(match, page), mended)
@@ -76,6 +81,11 @@ def as_cards(match: re.Match) -> str:
     return whole.replace('class="table"', 'class="table cards"', 1)
 
 
+def name_numbers(match: re.Match) -> str:
+    """A table whose rows are headed by numbers: on a card they need their heading."""
+    return NUMBER.sub(f'<th data-label="{match["head"]}" ', match[0])
+
+
 def sized(match: re.Match, page: Path) -> str:
     """An image tag with the size that the picture's own resolution asks for.
 
@@ -100,7 +110,7 @@ def keep_icons(folder: Path, used: set[str]) -> None:
     sheet = folder / "css" / "all.min.css"
     css = sheet.read_text()
     named = {code for names, code in ICON.findall(css) if used & set(ICON_NAME.findall(names))}
-    sheets = [p for p in folder.parents[1].rglob("*.css") if folder not in p.parents]
+    sheets = [p for p in folder.parents[2].rglob("*.css") if folder not in p.parents]
     literal = set()
     for other in sheets:
         named |= set(GLYPH.findall(other.read_text()))

@@ -82,9 +82,11 @@ def show(frame: pd.DataFrame | pd.Series, caption: str, **formats: str) -> Table
     rows = []
     for label, row in zip(frame.index, frame.to_dict("records"), strict=True):
         shown = {str(column): _value(value, chosen[column]) for column, value in row.items()}
+        if row.get("p") == 0:  # smaller than a float can say
+            shown["p"] = "< 10⁻¹⁶"
         if "name" in row and "metric" in row:  # each in the form of its measure
             shown["metric"] = _FORMATS[row["name"]].format(row["metric"])
-        rows.append({_INDEX: _word(label)} | shown)
+        rows.append({_INDEX: word(label)} | shown)
     headings = {str(column): _heading(column) for column in frame.columns}
     if frame.index.name is not None or not isinstance(frame.index, pd.RangeIndex):
         headings = {_INDEX: _heading(frame.index.name or "")} | headings
@@ -92,16 +94,17 @@ def show(frame: pd.DataFrame | pd.Series, caption: str, **formats: str) -> Table
 
 
 def _heading(column: object) -> str:
-    return str(_COLUMNS.get(column, _word(column)))
+    return str(_COLUMNS.get(column, word(column)))
 
 
-def _word(value: object) -> object:
+def word(value: object) -> object:
+    """The display name of a data set, a measure or a variant; anything else as it is."""
     return _WORDS.get(value, value) if isinstance(value, str) else value
 
 
 def _value(value: object, pattern: str | None) -> object:
     if isinstance(value, str):
-        return _word(value)
+        return word(value)
     if isinstance(value, bool) or type(value).__name__ == "bool":
         return "yes" if value else "no"
     if value is None or math.isnan(value):

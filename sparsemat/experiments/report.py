@@ -11,6 +11,7 @@ import sparsemat as sm
 
 from . import devices, models, records, training
 from .configurations import EXPERIMENTS, Configuration
+from .display import word
 
 __all__ = [
     *("costs", "last_epochs", "matrices", "relative", "run_curves", "runs", "step_losses"),
@@ -132,11 +133,15 @@ def relative(found: list[dict], seed: int = 0) -> pd.DataFrame:
 
 
 def run_curves(found: list[dict], seed: int = 0) -> dict[str, list[float]]:
-    """The metric after every epoch of an experiment's runs with one seed, native first."""
+    """The metric after every epoch of an experiment's runs with one seed, native first.
+
+    Returns:
+        Display name of a variant to its curve.
+    """
     runs = {record["variant"]: record for record in found if record["seed"] == seed}
     variants = EXPERIMENTS[found[0]["experiment"]].variants
     return {
-        variant: [epoch[runs[variant]["metric"]] for epoch in runs[variant]["curve"]]
+        word(variant): [epoch[runs[variant]["metric"]] for epoch in runs[variant]["curve"]]
         for variant in variants
         if variant in runs
     }

@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import pad
 
 from ..pattern import Pattern
+from .bias import with_bias
 from .fused import fused
 from .masks import Mask, allowed
 from .pieces import attend_pieces
@@ -195,6 +196,7 @@ def attend(
     window: int | None = None,
     mask: Mask | None = None,
     pattern: Pattern | None = None,
+    bias: tuple[torch.Tensor, torch.Tensor] | None = None,
     form: str | None = None,
 ) -> torch.Tensor:
     r"""$A v$ with $A$ = ``scores(q, k)``, without forming A where that is dearer.
@@ -212,6 +214,8 @@ def attend(
             The tensors are then ``(n, heads, T, d_k)`` or ``(heads, T, d_k)``.
         pattern: Token i sees token j where this T x T pattern has a cell; instead of causal, window
             and mask. The square is not formed where pieces of it hold all pairs.
+        bias: Two sides ``(..., T, R)`` whose product is added to the scores; it is not formed (see
+            the chapter "Attention of other kinds").
         form: A form of :class:`AttentionProduct`; the one that suits the sizes if None.
 
     Returns:
@@ -222,6 +226,11 @@ def attend(
             negative, a pattern comes with another rule, has another size, or lets a token see
             nothing.
     """
+    if bias is not None:
+        check_shapes(q, k, v)
+        wide, same = with_bias(q, k, v, *bias), {"softmax": softmax, "pattern": pattern}
+        same |= {"causal": causal, "window": window, "mask": mask, "form": form}
+        return attend(*wide, **same)[..., : v.shape[-1]]
     if pattern is not None:
         if causal or window is not None or mask is not None or form is not None:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -166,7 +167,7 @@ class StructuredMatrix(nn.Module):
         """A member near to a given matrix; see ``guarantee`` for how near.
 
         Args:
-            dense: The matrix.
+            dense: The matrix, real or complex.
             structure: The arguments of the class beside the shape.
 
         Raises:
@@ -174,7 +175,10 @@ class StructuredMatrix(nn.Module):
         """
         if dense.ndim != 2:
             raise ValueError(f"a matrix must have two axes, got shape {tuple(dense.shape)}")
-        member = cls(tuple(dense.shape), **structure).to(dense)
+        member = cls(tuple(dense.shape), **structure)
+        with warnings.catch_warnings():  # torch's note that complex modules are new
+            warnings.filterwarnings("ignore", "Complex modules", UserWarning)
+            member.to(dense)
         with torch.no_grad():
             member._fit(dense.detach())
             error = (member.to_dense() - dense).norm() / dense.norm()

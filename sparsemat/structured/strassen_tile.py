@@ -106,6 +106,8 @@ class StrassenTile(StructuredMatrix):
 
     def _fit(self, dense: Tensor) -> None:
         """The nearest for these bases: one least squares problem a tile."""
+        if dense.is_complex():
+            raise TypeError(f"tiles are fitted to a real matrix, got {dense.dtype}")
         bases = self.bases
         self.weight.copy_(fit_to_slabs(dense, bases.encode.detach(), bases.decode.detach()))
 
