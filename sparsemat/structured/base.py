@@ -167,11 +167,11 @@ class StructuredMatrix(nn.Module):
         """A member near to a given matrix; see ``guarantee`` for how near.
 
         Args:
-            dense: The matrix, real or complex.
+            dense: The matrix; real for BLAST and tile products, or else complex as well.
             structure: The arguments of the class beside the shape.
 
         Raises:
-            TypeError: No projection to this class is known.
+            TypeError: No projection to this class is known, or none for complex matrices.
         """
         if dense.ndim != 2:
             raise ValueError(f"a matrix must have two axes, got shape {tuple(dense.shape)}")
@@ -256,6 +256,16 @@ def parameter_groups(module: nn.Module, lr: float) -> list[dict[str, Any]]:
 def core_std(fan_in: int, fan_out: int) -> float:
     """Standard deviation of a core's entries: the spectral rule of arXiv 2406.06248."""
     return fan_in**-0.5 * min(1.0, (fan_out / fan_in) ** 0.5)
+
+
+def require_real(dense: Tensor) -> None:
+    """Refuse a complex matrix where only real ones can be fitted.
+
+    Raises:
+        TypeError: The matrix is complex.
+    """
+    if dense.is_complex():
+        raise TypeError(f"only a real matrix can be fitted, got {dense.dtype}")
 
 
 def divide(name: str, size: int, parts: int) -> int:
