@@ -31,7 +31,7 @@ test: html ## check pairs and style, then test the library, the built book and t
 	$(BIN)/python tools/notebooks.py check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	$(BIN)/pytest --nbval notebooks -n $(WORKERS) --dist loadfile
 
 notebooks: $(INSTALLED) ## run every chapter again and store its outputs

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -53,6 +55,24 @@ def cases() -> Iterator[Case]:
             goal=goal,
         )
 
+    yield alibi(1024)
+
+
+def alibi(length: int) -> Case:
+    """A bias that falls with the distance, as a mask and as one feature, causal."""
+    slopes = 2.0 ** -torch.arange(2, 2 + 2 * HEADS, 2)[:, None, None]
+    place = torch.arange(length)
+    bias = slopes * (place - place[:, None])
+    bias = bias.masked_fill(place > place[:, None], float("-inf"))
+    feature = slopes.expand(-1, length, 1), place[:, None].float()
+    found = case(
+        f"softmax, causal ALiBi, T {length}",
+        length,
+        lambda q, k, v: attend(q, k, v, causal=True, bias=feature),
+        against=lambda q, k, v: scaled_dot_product_attention(q, k, v, attn_mask=bias),
+    )
+    return replace(found, baseline=("torch, bias as a mask", found.baseline[1]))
+
 
 def case(
     name: str,
@@ -62,8 +82,9 @@ def case(
     causal: bool = False,
     goal: float | None = None,
     stretch: float | None = None,
+    against: Callable | None = None,
 ) -> Case:
-    """A product on random heads beside torch's fused softmax attention with the same mask."""
+    """A product on random heads beside torch's fused softmax attention, or another."""
     shape = BATCH, HEADS, length, DIM
     q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
     grad = torch.randn(shape)
@@ -72,10 +93,13 @@ def case(
         function(q, k, v).backward(grad)
         q.grad = k.grad = v.grad = None
 
-    def fused() -> None:
-        run(lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=causal))
+    against = against or partial(scaled_dot_product_attention, is_causal=causal)
 
     name = f"attention, {name}, {HEADS} heads of {DIM}"
     return Case(
-        name, ("torch's fused softmax", fused), ("ours", lambda: run(product)), goal, stretch
+        name,
+        ("torch's fused softmax", lambda: run(against)),
+        ("ours", lambda: run(product)),
+        goal,
+        stretch,
     )

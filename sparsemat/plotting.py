@@ -12,7 +12,7 @@ from colorsys import hls_to_rgb
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, to_rgba
 
 from .matrix import SparseMatrix
 from .pattern import Pattern
@@ -51,7 +51,19 @@ PALETTE = [
     "#9c755f",
     "#bab0ac",
 ]
-
+# For images: zero is transparent, since white glares on a dark page; red is negative.
+SHADES = LinearSegmentedColormap.from_list(
+    "shades", [to_rgba(PALETTE[0], 0), to_rgba(PALETTE[0], 1)]
+)
+SIGNED = LinearSegmentedColormap.from_list(
+    "signed",
+    [
+        (0, to_rgba(PALETTE[3], 1)),
+        (0.5, to_rgba(PALETTE[3], 0)),
+        (0.5, to_rgba(PALETTE[0], 0)),
+        (1, to_rgba(PALETTE[0], 1)),
+    ],
+)
 
 MOST_TILES = 2048  # of a side; more than a screen shows
 SLAB = 1 << 20  # entries drawn at once

@@ -15,9 +15,11 @@ class Table:
 
     Args:
         rows: One mapping a row, from column key to value; a DataFrame's ``to_dict("records")``.
-        columns: Column keys, in their order, to the headings that readers see, with units.
+        columns: Column keys, in their order, to the headings that readers see, with units. That of
+            the first column may be empty where the caption says what the rows are.
         caption: What the table shows, one sentence; plain text.
         digits: Significant digits of floating-point numbers, for all columns or by key.
+        formats: Format strings by key, such as ``"{:+.2f}"``, for floats in place of digits.
 
     Numbers are aligned right, with thousands separated and a true minus sign; None and NaN show as
     a dash. The first column heads its row. Wide tables become cards on a phone.
@@ -33,11 +35,12 @@ class Table:
         *,
         caption: str,
         digits: int | Mapping[str, int] = 4,
+        formats: Mapping[str, str] | None = None,
     ) -> None:
         self.columns, self.caption = dict(columns), caption.strip()
         if not self.caption:
             raise ValueError("a table needs a caption, got an empty one")
-        if empty := [key for key, heading in self.columns.items() if not heading.strip()]:
+        if empty := [key for key, heading in list(self.columns.items())[1:] if not heading.strip()]:
             raise ValueError(f"every column needs a heading, got none for {empty}")
         self.rows = [dict(row) for row in rows]
         for row in self.rows:
@@ -46,18 +49,24 @@ class Table:
                     f"a row must have all columns, got {sorted(row)} without {missing}"
                 )
         self.digits = dict.fromkeys(self.columns, digits) if isinstance(digits, int) else digits
+        self.formats = dict(formats or {})
 
-    def _cells(self) -> list[list[str]]:
-        return [
-            [number(row[key], self.digits.get(key, 4)) for key in self.columns] for row in self.rows
-        ]
+    def cells(self) -> list[list[str]]:
+        """The rows as readers see them, without the headings."""
+        return [[self._cell(key, row[key]) for key in self.columns] for row in self.rows]
+
+    def _cell(self, key: str, value: object) -> str:
+        fraction = isinstance(value, Real) and not isinstance(value, Integral)
+        if key in self.formats and fraction and value == value:
+            return _plain(self.formats[key].format(value))
+        return number(value, self.digits.get(key, 4))
 
     def _repr_html_(self) -> str:
         numeric = [all(_is_number(row[key]) for row in self.rows) for key in self.columns]
         classes = [' class="number"' if right else "" for right in numeric]
         headings = list(self.columns.values())
         head = "".join(
-            f'<th scope="col"{kind}>{escape(heading)}</th>'
+            f'<th scope="col"{kind}>{escape(heading)}</th>' if heading.strip() else "<td></td>"
             for heading, kind in zip(headings, classes, strict=True)
         )
         lines = [
@@ -66,7 +75,7 @@ class Table:
             f"<thead><tr>{head}</tr></thead>",
             "<tbody>",
         ]
-        for cells in self._cells():
+        for cells in self.cells():
             first = f'<th scope="row"{classes[0]}>{escape(cells[0])}</th>'
             rest = "".join(
                 f'<td{kind} data-label="{escape(heading)}">{escape(cell)}</td>'
@@ -76,7 +85,7 @@ class Table:
         return "\n".join([*lines, "</tbody></table></div>"])
 
     def __repr__(self) -> str:
-        grid = [list(self.columns.values()), *self._cells()]
+        grid = [list(self.columns.values()), *self.cells()]
         widths = [max(len(line[k]) for line in grid) for k in range(len(self.columns))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in grid]
         return "\n".join([self.caption, *(line.rstrip() for line in lines)])
@@ -105,13 +114,19 @@ def number(value: object, digits: int = 4) -> str:
     text = f"{value:.{digits}g}"
     if float(text) == 0:
         return "0"
-    if "e" in text:
-        mantissa, _, power = text.partition("e")
-        power = str(int(power)).translate(SUPERSCRIPT)
-        text = f"{mantissa}\u00b710{power}"
-    elif abs(value) >= 1000:
-        text = f"{float(text):,.10g}".replace(",", "\u202f")
-    return text.replace("-", "\u2212")
+    if "e" not in text and abs(value) >= 1000:
+        text = f"{float(text):,.10g}"
+    return _plain(text)
+
+
+def _plain(text: str) -> str:
+    """A formatted number with a power of ten, thin spaces and a true minus sign."""
+    mantissa, exponent, power = text.partition("e")
+    if exponent:
+        text = f"{mantissa}\u00b710{str(int(power)).translate(SUPERSCRIPT)}"
+    elif set(text) <= set("-+0.,"):
+        text = text.lstrip("-+")  # no negative zero
+    return text.replace(",", "\u202f").replace("-", "\u2212")
 
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -13,6 +13,15 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+# few tests that take minutes: begun last, they would leave the other worker idle
+LONG = {"test_accessibility", "test_browser", "test_mutations", "test_experiments_chapters"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; all others stay in order."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 class Quiet(SimpleHTTPRequestHandler):
     """Serves files without a line for each."""
 

@@ -72,8 +72,8 @@ def test_a_full_run_from_the_chapter_reaches_its_end(page, page_like, monkeypatc
     assert all((r["seed"], r["budget"], r["profile"]) == (1, 1, "full") for r in written)
     assert len(list(tmp_path.glob("*.ckpt"))) == len(written)
     lines = chapter.yours().splitlines()
-    assert len(lines) == 1 + len(written)
-    assert all(record["date"] in line for record, line in zip(written, lines[1:], strict=True))
+    assert len(lines) == 2 + len(written)  # caption and headings
+    assert all(record["date"] in line for record, line in zip(written, lines[2:], strict=True))
 
 
 def test_a_choice_that_the_page_does_not_have_is_refused():

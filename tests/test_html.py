@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
+from fontTools.ttLib import TTFont
 
 HTML = Path(__file__).resolve().parent.parent / "_build" / "html"
 PAGES = sorted(
@@ -27,6 +28,13 @@ def soup(page: Path) -> BeautifulSoup:
 @cache
 def anchors(page: Path) -> frozenset[str]:
     return frozenset(tag["id"] for tag in soup(page).find_all(id=True))
+
+
+def test_the_icons_that_styles_name_are_in_the_fonts():
+    styles = (HTML / "_static" / "styles" / "pydata-sphinx-theme.css").read_text()
+    wanted = {ord(sign) for sign in re.findall("[\ue000-\uf8ff]", styles)}
+    drawn = [TTFont(path).getBestCmap() for path in (HTML / "_static").rglob("*.woff")]
+    assert len(wanted) > 10 and wanted <= set().union(*drawn)
 
 
 @pytest.mark.parametrize("page", CASES)
@@ -72,3 +80,9 @@ def test_every_image_exists_and_has_a_description(page):
         assert (HTML / page).parent.joinpath(unquote(tag["src"])).is_file(), tag["src"]
         alt = tag.get("alt", "")
         assert alt and not alt.endswith(".png"), f"{tag['src']} lacks alt text"
+
+
+@pytest.mark.parametrize("page", CASES)
+def test_it_says_how_to_cite_it(page):
+    entry = soup(HTML / page).select_one("details.cite pre").get_text()
+    assert entry.startswith("@misc{") and f"/{page}}}" in entry

@@ -142,6 +142,14 @@ def test_a_large_matrix_is_drawn_in_tiles():
     assert list(image.get_extent()) == [-0.5, 12287.5, 65535.5, -0.5]
 
 
+def test_zero_is_transparent_and_signs_have_their_colours():
+    nothing, most = plotting.SHADES(0.0), plotting.SHADES(1.0)
+    assert (nothing[3], most[3]) == (0, 1)
+    low, middle, high = plotting.SIGNED([0.0, 0.5, 1.0])
+    assert middle[3] < 0.01 and low[3] == high[3] == 1
+    assert low[0] > low[2] and high[2] > high[0]
+
+
 def test_slabs_of_rows_draw_the_same(monkeypatch):
     pattern = sm.conv_pattern(2, 3, (4, 5), 3, padding=1)
     whole = plotting.spy(pattern).images[0].get_array()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from sparsemat import Pattern
 from sparsemat.structured import (
     Blast,
     BlockLowRank,
@@ -22,11 +23,13 @@ from sparsemat.structured import (
     KroneckerSum,
     LowRank,
     Monarch,
+    SparseProduct,
     StrassenTile,
     StructuredLinear,
     TileBases,
     Toeplitz,
     Usv,
+    butterfly_patterns,
     hamilton,
     parameter_groups,
     phm,
@@ -47,6 +50,8 @@ MEMBERS = {
     "butterfly of 2": lambda: Butterfly((2, 2)),
     "butterfly of 8": lambda: Butterfly((8, 8)),
     "butterfly of 16": lambda: Butterfly((16, 16)),
+    "sparse product, mixed radix": lambda: SparseProduct((12, 12), butterfly_patterns((2, 3, 2))),
+    "sparse product, irregular": lambda: SparseProduct((6, 8), IRREGULAR),
     "block sparse": lambda: BlockSparse((6, 8), MASK),
     "toeplitz": lambda: Toeplitz((5, 7)),
     "circulant": lambda: Circulant((6, 6)),
@@ -56,8 +61,18 @@ MEMBERS = {
     "tile product": lambda: StrassenTile((12, 8), _bases(5, 2)),
     "tile product, 4x4": lambda: StrassenTile((32, 32), _bases(24, 4)),
 }
-TRANSFORMS = {"toeplitz", "circulant", "state space", "state space, legs"}
-NO_PROJECTION = {"state space", "state space, legs"}
+UNCOUNTED = {
+    "toeplitz", "circulant", "state space", "state space, legs", "sparse product, irregular"
+}  # fmt: skip
+NO_PROJECTION = {
+    "state space", "state space, legs", "sparse product, mixed radix", "sparse product, irregular"
+}  # fmt: skip
+IRREGULAR = (
+    Pattern(
+        (6, 5), [0, 0, 1, 2, 3, 4, 5, 5], [0, 3, 1, 2, 2, 4, 0, 1], [0, 1, 2, 2, 3, 4, 5, 5], 6
+    ),
+    Pattern((5, 8), [0, 1, 1, 2, 3, 4, 4, 4], [7, 0, 3, 5, 1, 2, 4, 6], range(8), 8),
+)
 
 
 def _bases(rank, tile):
@@ -175,19 +190,37 @@ class TestContract:
         with FlopCounterMode(display=False) as counter:
             member(torch.randn(7, member.shape[1]))
         counted = counter.get_total_flops()
-        # torch counts no transforms
-        assert counted == (0 if kind in TRANSFORMS else 2 * 7 * member.macs) or (
+        # torch counts neither transforms nor general sparse products
+        assert counted == (0 if kind in UNCOUNTED else 2 * 7 * member.macs) or (
             kind.startswith("state space")  # making the kernel is counted, once a batch
         )
 
     def test_a_member_is_its_own_projection(self, kind, member):
         if kind in NO_PROJECTION:
-            with pytest.raises(TypeError, match="no projection to DiagonalStateSpace"):
+            with pytest.raises(TypeError, match=f"no projection to {type(member).__name__}"):
                 type(member).project(member.to_dense(), **member.structure)
             return
         found = type(member).project(member.to_dense().detach(), **member.structure)
         assert found.error < (1e-2 if kind == "blast" else 1e-8)
         assert found.guarantee == type(member).guarantee
+
+    def test_a_complex_member_is_its_own_projection(self, kind, member):
+        if kind in NO_PROJECTION:
+            return
+        target = torch.randn(member.shape, dtype=torch.complex128)
+        if kind == "blast" or kind.startswith("tile product"):
+            with pytest.raises(
+                TypeError, match=r"real matrix can be fitted, got torch\.complex128"
+            ):
+                type(member).project(target, **member.structure)
+            return
+        found = type(member).project(target, **member.structure).matrix
+        assert found.dtype == torch.complex128
+        dense, x = found.to_dense().detach(), torch.randn(3, member.shape[1]) + 1j
+        near(found(x), x @ dense.T)
+        near(found.matrix().to_dense(), dense)
+        again = type(member).project(dense, **member.structure)
+        assert again.error < 1e-8
 
     def test_nothing_nearer_is_found_by_descent(self, kind, member):
         if kind in NO_PROJECTION:
@@ -277,6 +310,13 @@ REFUSED = {
     "rank above the side of a block": (lambda: Monarch((6, 8), (3, 2), 3), "=2, got 3"),
     "too many terms": (lambda: KroneckerSum((6, 8), (3, 2), 7), "6, got 7"),
     "size that is no power of two": (lambda: Butterfly((6, 6)), r"got \(6, 6\)"),
+    "factors that do not fit": (
+        lambda: SparseProduct((6, 8), (IRREGULAR[1], IRREGULAR[0])),
+        "got 5 after 6",
+    ),
+    "factors that end early": (lambda: SparseProduct((6, 8), IRREGULAR[:1]), r"=8, got \[5\]"),
+    "no factors": (lambda: SparseProduct((6, 8), ()), "got none"),
+    "radix of one": (lambda: butterfly_patterns((2, 1)), r"got \[2, 1\]"),
     "mask that keeps nothing": (lambda: BlockSparse((6, 8), ~MASK & MASK), "with 0 kept"),
     "mask of numbers": (lambda: BlockSparse((6, 8), MASK.float()), "got torch.float32"),
     "circulant that is not square": (lambda: Circulant((5, 6)), r"got \(5, 6\)"),
@@ -364,6 +404,38 @@ class TestLattice:
         dense = Butterfly((32, 32)).to_dense().detach()
         for high in (2, 4, 8, 16):
             assert is_in(dense, Monarch, grid=(32 // high, high))
+
+    def test_fourier_is_a_butterfly_with_its_columns_in_bit_reversed_order_only(self):
+        for bits in (3, 5):
+            n = 2**bits
+            fourier = torch.fft.fft(torch.eye(n).to(torch.complex128))
+            reversed_bits = torch.arange(n).reshape([2] * bits)
+            order = reversed_bits.permute(*range(bits - 1, -1, -1)).flatten()
+            found = Butterfly.project(fourier[:, order])
+            assert found.error < 1e-12
+            assert all(factor.nnz == 2 * n for factor in found.matrix.factors())
+            near(found.matrix.matrix().to_dense(), fourier[:, order])
+            assert not is_in(fourier, Butterfly)
+
+    def test_a_butterfly_with_empty_blocks_is_found_to_rounding(self):
+        for seed in range(5):
+            torch.manual_seed(seed)
+            member = Butterfly((64, 64))
+            with torch.no_grad():
+                member.twiddle.mul_(torch.rand(member.twiddle.shape) > 0.3)
+            assert Butterfly.project(member.to_dense().detach()).error < 1e-13
+
+    def test_patterns_of_any_radix(self):
+        for radices in ((2, 2, 2), (3, 5), (4, 2), (6,)):
+            patterns = butterfly_patterns(radices)
+            n = patterns[0].shape[0]
+            for i, (pattern, radix) in enumerate(zip(patterns, radices, strict=True)):
+                above = torch.eye(int(torch.tensor(radices[:i]).prod()) if i else 1)
+                below = torch.eye(n // (len(above) * radix))
+                expected = torch.kron(torch.kron(above, torch.ones(radix, radix)), below)
+                near(pattern.fill(torch.ones(pattern.num_parameters)).to_dense(), expected)
+        with_radix_two = SparseProduct((8, 8), butterfly_patterns((2, 2, 2)))
+        assert with_radix_two.dof == Butterfly((8, 8)).dof
 
     @pytest.mark.parametrize("p, q", [(4, 6), (4, 8), (8, 8)])
     def test_the_fourier_matrix_is_monarch_with_its_columns_in_digit_order(self, p, q):

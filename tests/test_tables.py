@@ -59,11 +59,30 @@ def test_a_terminal_shows_text():
     assert "12 " in lines[2]
 
 
+def test_a_format_replaces_the_digits_of_floats():
+    table = Table(ROWS, COLUMNS, caption="Runs.", formats={"time": "{:+.1f}", "size": "{:.1f}"})
+    assert [cells[1:3] for cells in table.cells()] == [
+        ["+12.3", "786\u202f432"],
+        ["\u2013", "68\u202f719\u202f476\u202f736"],
+    ]
+    small = Table([{"gap": -1.5e-7}, {"gap": -1e-9}], {"gap": "gap"}, caption="Gaps.")
+    small.formats["gap"] = "{:+.2g}"
+    assert small.cells() == [["\u22121.5\u00b710⁻⁷"], ["\u22121\u00b710⁻⁹"]]
+
+
+def test_only_the_heading_of_the_first_column_may_be_empty():
+    soup = BeautifulSoup(
+        Table(ROWS, COLUMNS | {"n": ""}, caption="Runs.")._repr_html_(), "html.parser"
+    )
+    assert soup.thead.td.text == "" and len(soup.thead.find_all("th")) == 3
+    with pytest.raises(ValueError, match="every column needs a heading"):
+        Table(ROWS, COLUMNS | {"time": " "}, caption="Runs.")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"caption": " "}, "needs a caption"),
-        ({"columns": {"n": ""}}, "every column needs a heading"),
         ({"columns": {"x": "x"}}, "must have all columns"),
     ],
 )

@@ -54,6 +54,38 @@ def test_a_pattern_is_its_rule(build, rule, tokens):
     assert not pattern.has_duplicates and pattern.num_parameters == pattern.nnz
 
 
+@pytest.mark.parametrize("among", [None, "causal"])
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_the_largest_scores_are_those_of_topk(count, among):
+    scores = np.random.default_rng(0).standard_normal((9, 9))
+    pattern = tk.largest(scores, count, among and tk.causal(9))
+    if among:
+        scores = np.where(np.tri(9, dtype=bool), scores, -np.inf)
+    kept = torch.from_numpy(scores).topk(count, -1).indices
+    expected = torch.zeros(9, 9, dtype=torch.bool).scatter_(1, kept, True)
+    assert np.array_equal(square(pattern), expected.numpy() & np.isfinite(scores))
+    assert pattern.num_parameters == pattern.nnz
+
+
+def test_of_equal_scores_the_first_tokens_are_seen():
+    pattern = tk.largest(np.array([[0, 1, 1], [2, 2, 2], [0, 0, 1]], dtype=np.uint8), 2)
+    assert pattern.col.tolist() == [1, 2, 0, 1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("scores", "options", "message"),
+    [
+        (np.zeros((2, 3)), {}, r"T x T, got shape \(2, 3\)"),
+        (np.full((2, 2), np.nan), {}, "got NaN"),
+        (np.zeros((2, 2)), {"count": 0}, "count"),
+        (np.zeros((2, 2)), {"among": tk.causal(3)}, r"2x2, got shape \(3, 3\)"),
+    ],
+)
+def test_scores_that_choose_nothing_are_refused(scores, options, message):
+    with pytest.raises(ValueError, match=message):
+        tk.largest(scores, **{"count": 1, **options})
+
+
 def test_drawn_tokens_are_distinct_and_repeatable():
     first, again = (tk.drawn(20, 4, np.random.default_rng(3)) for _ in range(2))
     assert (first.row_counts == 4).all() and first.equals(again)

@@ -18,7 +18,19 @@ UNUSED = re.compile(
 IMAGE = re.compile(r'<img[^>]* src="(?P<source>[^":]*\.png)"[^>]*>')
 ICON = re.compile(r"((?:\.fa-[\w-]+::?before,?)+)\{content:\"\\([0-9a-f]+)\"\}")
 ICON_NAME = re.compile(r"fa-([\w-]+)")
-GLYPH = re.compile(r"\"\\(f[0-9a-f]{3})\"")  # style sheets name some by code
+GLYPH = re.compile(r"\"\\(f[0-9a-f]{3})\"")  # style sheets name some by code,
+LITERAL = re.compile("[\ue000-\uf8ff]")  # and hold others as they are
+TABLE = re.compile(
+    r'<table class="table">\s*<thead>(?P<head>.*?)</thead>\s*<tbody>(?P<body>.*?)</tbody>',
+    re.DOTALL,
+)
+NUMBERED = re.compile(
+    r'<thead><tr><th (?=[^>]*class="number")[^>]*>(?P<head>[^<]*)</th>.*?</tbody>', re.DOTALL
+)
+NUMBER = re.compile(r'<th (?=[^>]*class="number")(?=[^>]*scope="row")')
+HEADING = re.compile(r"<th[^>]*>(.*?)</th>", re.DOTALL)
+CELL = re.compile(r"<(tr|td)(?=[ >])")
+MANY = 4  # columns, which a phone has no room for
 # What the theme and the extensions write that a screen reader cannot use.
 MENDED = (
     (re.compile(r'(<summary) aria-label="Toggle hidden content"'), r"\1"),
@@ -40,7 +52,8 @@ def finish(app, error) -> None:
     used = set()
     for path in out.rglob("*.html"):
         text = path.read_text()
-        mended = UNUSED.sub("", text)
+        mended = TABLE.sub(as_cards, UNUSED.sub("", text))
+        mended = NUMBERED.sub(name_numbers, mended)
         for wrong, right in MENDED:
             mended = wrong.sub(right, mended)
         mended = IMAGE.sub(lambda match, page=path: sized(match, page), mended)
@@ -49,6 +62,28 @@ def finish(app, error) -> None:
             path.write_text(mended)
     for folder in (out / "_static" / "vendor" / "fontawesome").glob("*"):
         keep_icons(folder, used)
+
+
+def as_cards(match: re.Match) -> str:
+    """A wide table whose cells know their headings, so that rows can become cards on a phone."""
+    headings = [re.sub(r"<[^>]*>", "", text) for text in HEADING.findall(match["head"])]
+    if len(headings) < MANY or "math" in match["head"]:
+        return match[0]
+    column = 0
+
+    def labelled(cell: re.Match) -> str:
+        nonlocal column
+        column = -1 if cell[1] == "tr" else column + 1
+        return f'{cell[0]} data-label="{headings[column]}"' if column > 0 else cell[0]
+
+    body = CELL.sub(labelled, match["body"])
+    whole = match[0].replace(match["body"], body, 1)
+    return whole.replace('class="table"', 'class="table cards"', 1)
+
+
+def name_numbers(match: re.Match) -> str:
+    """A table whose rows are headed by numbers: on a card they need their heading."""
+    return NUMBER.sub(f'<th data-label="{match["head"]}" ', match[0])
 
 
 def sized(match: re.Match, page: Path) -> str:
@@ -75,10 +110,12 @@ def keep_icons(folder: Path, used: set[str]) -> None:
     sheet = folder / "css" / "all.min.css"
     css = sheet.read_text()
     named = {code for names, code in ICON.findall(css) if used & set(ICON_NAME.findall(names))}
-    sheets = [p for p in folder.parents[1].rglob("*.css") if folder not in p.parents]
+    sheets = [p for p in folder.parents[2].rglob("*.css") if folder not in p.parents]
+    literal = set()
     for other in sheets:
         named |= set(GLYPH.findall(other.read_text()))
-    codes = {int(code, 16) for code in named}
+        literal |= set(LITERAL.findall(other.read_text()))
+    codes = {int(code, 16) for code in named} | {ord(sign) for sign in literal}
     for font in ("solid-900", "brands-400", "regular-400"):
         path = folder / "webfonts" / f"fa-{font}.ttf"
         options = subset.Options(flavor="woff", notdef_outline=True)

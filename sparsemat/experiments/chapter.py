@@ -163,7 +163,7 @@ class Chapter:
         if not self.full:
             return "Runs of your own are listed here once FULL is set."
         found = report.runs(records.read_all(self.folder, self.name))
-        return show(found).to_string(index=False)
+        return repr(show(found, "Your runs."))
 
     @cached_property
     def _fabric(self):

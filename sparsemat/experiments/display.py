@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ..tables import Table
+
 if TYPE_CHECKING:
     import pandas as pd
 
-MISSING = "\N{EN DASH}"
+_INDEX = ""  # key of the column of row names
 EXPERIMENTS = {
     "mnist": "MNIST",
     "cifar10": "CIFAR-10",
@@ -60,42 +62,51 @@ _FORMATS = {
 }
 
 
-def show(frame: pd.DataFrame | pd.Series, **formats: str) -> pd.DataFrame:
+def show(frame: pd.DataFrame | pd.Series, caption: str, **formats: str) -> Table:
     """A table as a reader should see it.
 
     Args:
-        frame: Numbers and words; a series is a table of one column.
+        frame: Numbers and words; a series is a table of one column. The name of its index heads
+            the first column, which is left out where rows are only numbered.
+        caption: What the table shows, one sentence.
         formats: Format of a column, by its name, such as ``mse="{:.2f}"``.
 
     Returns:
-        A frame of strings, whose columns and rows have display names; rows that are only numbered
-        have none.
+        The table, whose columns and rows have display names.
     """
     import pandas as pd
 
     frame = frame if frame.ndim == 2 else frame.to_frame()
-    shown = frame.astype(object).copy()
-    for column in frame.columns:
-        patterns = [formats.get(str(column), _FORMATS.get(column))] * len(frame)
-        if column == "metric" and "name" in frame:  # each in the form of its measure
-            patterns = [_FORMATS.get(name) for name in frame["name"]]
-        shown[column] = [_cell(*pair) for pair in zip(frame[column], patterns, strict=True)]
-    numbered = isinstance(frame.index, pd.RangeIndex)
-    shown.index = [""] * len(frame) if numbered else [_word(label) for label in frame.index]
-    return shown.rename(columns=lambda name: _COLUMNS.get(name, _word(name)))
+    chosen = {column: formats.get(str(column), _FORMATS.get(column)) for column in frame.columns}
+    written = {str(column): pattern for column, pattern in chosen.items() if pattern}
+    rows = []
+    for label, row in zip(frame.index, frame.to_dict("records"), strict=True):
+        shown = {str(column): _value(value, chosen[column]) for column, value in row.items()}
+        if row.get("p") == 0:  # smaller than a float can say
+            shown["p"] = "< 10⁻¹⁶"
+        if "name" in row and "metric" in row:  # each in the form of its measure
+            shown["metric"] = _FORMATS[row["name"]].format(row["metric"])
+        rows.append({_INDEX: word(label)} | shown)
+    headings = {str(column): _heading(column) for column in frame.columns}
+    if frame.index.name is not None or not isinstance(frame.index, pd.RangeIndex):
+        headings = {_INDEX: _heading(frame.index.name or "")} | headings
+    return Table(rows, headings, caption=caption, formats=written)
 
 
-def _word(value: object) -> object:
+def _heading(column: object) -> str:
+    return str(_COLUMNS.get(column, word(column)))
+
+
+def word(value: object) -> object:
+    """The display name of a data set, a measure or a variant; anything else as it is."""
     return _WORDS.get(value, value) if isinstance(value, str) else value
 
 
-def _cell(value: object, pattern: str | None) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return MISSING
+def _value(value: object, pattern: str | None) -> object:
     if isinstance(value, str):
-        return _word(value)
+        return word(value)
     if isinstance(value, bool) or type(value).__name__ == "bool":
         return "yes" if value else "no"
-    if float(value).is_integer() and (pattern is None or "3g" in pattern):
-        return f"{int(value):,}"
-    return (pattern or "{:.4g}").format(value)
+    if value is None or math.isnan(value):
+        return None
+    return int(value) if float(value).is_integer() and "3g" in (pattern or "3g") else value

@@ -11,6 +11,7 @@ import sparsemat as sm
 
 from . import devices, models, records, training
 from .configurations import EXPERIMENTS, Configuration
+from .display import word
 
 __all__ = [
     *("costs", "last_epochs", "matrices", "relative", "run_curves", "runs", "step_losses"),
@@ -42,7 +43,7 @@ def matrices(network: models.Network, variants: Sequence[str] = ("tied", "untied
                 variant: models.count_parameters(net.get_submodule(name))
                 for variant, net in built.items()
             }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
 
 
 def step_losses(
@@ -81,7 +82,8 @@ def train_all(
 
 def last_epochs(trained: dict[str, training.Progress]) -> pd.DataFrame:
     """The last epoch of each curve, one row a variant."""
-    return pd.DataFrame({name: run.frame.iloc[-1] for name, run in trained.items()}).T
+    last = {name: run.frame.iloc[-1] for name, run in trained.items()}
+    return pd.DataFrame(last).T.rename_axis("variant")
 
 
 def summary(found: list[dict]) -> pd.DataFrame:
@@ -95,7 +97,7 @@ def summary(found: list[dict]) -> pd.DataFrame:
         under the metric's name with its spread, the mean best epoch, parameters, nonzeros, and the
         paper's two numbers.
     """
-    table = records.table(found).set_index("variant").rename_axis(None)
+    table = records.table(found).set_index("variant")
     columns = ["seeds", "epochs", "epoch", "metric", "spread", "best epoch", "parameters"]
     columns += ["nonzeros"]
     return table[[*columns, "paper", "paper epoch"]].rename(
@@ -105,7 +107,7 @@ def summary(found: list[dict]) -> pd.DataFrame:
 
 def costs(found: list[dict]) -> pd.DataFrame:
     """Median seconds of training an epoch and largest memory of the process, one row a variant."""
-    table = records.table(found).set_index("variant").rename_axis(None)
+    table = records.table(found).set_index("variant")
     return table[["seconds an epoch", "peak MiB"]]
 
 
@@ -131,11 +133,15 @@ def relative(found: list[dict], seed: int = 0) -> pd.DataFrame:
 
 
 def run_curves(found: list[dict], seed: int = 0) -> dict[str, list[float]]:
-    """The metric after every epoch of an experiment's runs with one seed, native first."""
+    """The metric after every epoch of an experiment's runs with one seed, native first.
+
+    Returns:
+        Display name of a variant to its curve.
+    """
     runs = {record["variant"]: record for record in found if record["seed"] == seed}
     variants = EXPERIMENTS[found[0]["experiment"]].variants
     return {
-        variant: [epoch[runs[variant]["metric"]] for epoch in runs[variant]["curve"]]
+        word(variant): [epoch[runs[variant]["metric"]] for epoch in runs[variant]["curve"]]
         for variant in variants
         if variant in runs
     }

@@ -72,6 +72,35 @@ def drawn(tokens: int, count: int, generator: np.random.Generator) -> Pattern:
     return _pattern(tokens, np.repeat(np.arange(tokens), count), j.reshape(-1)).distinct()
 
 
+def largest(scores: np.ndarray, count: int, among: Pattern | None = None) -> Pattern:
+    """Every token sees the ``count`` tokens of its largest scores: a pattern that the data choose.
+
+    Args:
+        scores: T x T numbers; of equal ones the first token is seen.
+        count: At least 1; a token that has fewer to choose from sees all of them.
+        among: A T x T pattern; only its pairs may be chosen. All pairs if None.
+
+    Raises:
+        ValueError: The scores are not square or not all numbers, ``count`` is below 1, or ``among``
+            has another shape.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.ndim != 2 or scores.shape[0] != scores.shape[1]:
+        raise ValueError(f"scores must be T x T, got shape {scores.shape}")
+    if np.isnan(scores).any():
+        raise ValueError("scores must be numbers, got NaN")
+    tokens, count = len(scores), as_size("count", count)
+    allowed = np.ones(scores.shape, dtype=bool)
+    if among is not None:
+        if among.shape != scores.shape:
+            raise ValueError(f"among must be {tokens}x{tokens}, got shape {among.shape}")
+        allowed[:] = False
+        allowed[among.row, among.col] = True
+    order = np.lexsort((-scores, ~allowed))  # allowed pairs first, the larger scores before
+    i, rank = np.nonzero(np.take_along_axis(allowed, order, 1)[:, :count])
+    return _pattern(tokens, i, order[i, rank]).distinct()
+
+
 def tree(branching: int, levels: int) -> Pattern:
     r"""A hierarchy: tokens, and a summary of each block of tokens, of summaries, and so on.
 

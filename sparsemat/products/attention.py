@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import pad
 
 from ..pattern import Pattern
+from .bias import with_bias
 from .fused import fused
 from .masks import Mask, allowed
 from .pieces import attend_pieces
@@ -195,6 +196,7 @@ def attend(
     window: int | None = None,
     mask: Mask | None = None,
     pattern: Pattern | None = None,
+    bias: tuple[torch.Tensor, torch.Tensor] | None = None,
     form: str | None = None,
 ) -> torch.Tensor:
     r"""$A v$ with $A$ = ``scores(q, k)``, without forming A where that is dearer.
@@ -212,6 +214,8 @@ def attend(
             The tensors are then ``(n, heads, T, d_k)`` or ``(heads, T, d_k)``.
         pattern: Token i sees token j where this T x T pattern has a cell; instead of causal, window
             and mask. The square is not formed where pieces of it hold all pairs.
+        bias: Two sides ``(..., T, R)`` whose product is added to the scores; it is not formed (see
+            the chapter "Attention of other kinds").
         form: A form of :class:`AttentionProduct`; the one that suits the sizes if None.
 
     Returns:
@@ -222,6 +226,11 @@ def attend(
             negative, a pattern comes with another rule, has another size, or lets a token see
             nothing.
     """
+    if bias is not None:
+        check_shapes(q, k, v)
+        wide, same = with_bias(q, k, v, *bias), {"softmax": softmax, "pattern": pattern}
+        same |= {"causal": causal, "window": window, "mask": mask, "form": form}
+        return attend(*wide, **same)[..., : v.shape[-1]]
     if pattern is not None:
         if causal or window is not None or mask is not None or form is not None:
             raise ValueError(
@@ -296,27 +305,28 @@ def _band(
     causal: bool,
     window: int,
 ) -> torch.Tensor:
-    tokens, dim = q.shape[-2:]
+    (tokens, dim), leading = q.shape[-2:], q.shape[:-2]
     window = min(window, tokens - 1)
-    q = _split(q * dim**-0.5, BAND_BLOCK)
+    q = _split(q, BAND_BLOCK).reshape(-1, -(-tokens // BAND_BLOCK), BAND_BLOCK, dim)
     after = 0 if causal else window
     width = window + BAND_BLOCK + after
-    rest = q.shape[-3] * BAND_BLOCK - tokens
+    rest = q.shape[1] * BAND_BLOCK - tokens
     k, v = (
-        pad(side, (0, 0, window, after + rest)).unfold(-2, width, BAND_BLOCK) for side in (k, v)
-    )  # (..., blocks, dim, width)
-    result = q @ k
+        pad(side, (0, 0, window, after + rest)).unfold(-2, width, BAND_BLOCK).mT
+        for side in (k.reshape(-1, tokens, dim), v.reshape(-1, tokens, dim))
+    )  # (..., blocks, width, dim), views that overlap
     block, i, j = (
         torch.arange(size, device=q.device).view([-1 if axis == a else 1 for a in range(3)])
-        for axis, size in enumerate(result.shape[-3:])
+        for axis, size in enumerate((q.shape[1], BAND_BLOCK, width))
     )
     key = block * BAND_BLOCK + j - window
     seen = (j >= i) & (j - i <= window + after) & (key >= 0) & (key < tokens)
-    # finite, so that the padded queries, which see no key, give no NaN
-    absent = torch.finfo(result.dtype).min if softmax else 0.0
-    result = result.masked_fill(~seen, absent)
-    result = (result.softmax(-1) if softmax else result) @ v.mT
-    return result.flatten(-3, -2)[..., :tokens, :]
+    if softmax:
+        filler = block * BAND_BLOCK + i >= tokens  # sees something, so that it gives no NaN
+        result = fused(q, k, v, (seen | filler)[None])
+    else:
+        result = (q * dim**-0.5 @ k.mT).masked_fill(~seen, 0.0) @ v
+    return result.flatten(1, 2)[:, :tokens].reshape(*leading, tokens, dim)
 
 
 def _split(side: torch.Tensor, size: int) -> torch.Tensor:

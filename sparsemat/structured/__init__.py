@@ -10,6 +10,7 @@ from .kronecker import KroneckerSum, hamilton, phm
 from .low_rank import LowRank, Usv
 from .network import from_module
 from .rank_adaptive import kls_step
+from .sparse_product import SparseProduct, butterfly_patterns
 from .state_space import DiagonalStateSpace, diagonal_init, hippo_legs
 from .strassen_tile import StrassenTile, StrassenTileLinear
 from .tied import Circulant, Equivariant, Toeplitz
@@ -37,6 +38,7 @@ __all__ = [
     "LowRank",
     "Monarch",
     "Projection",
+    "SparseProduct",
     "StrassenTile",
     "StrassenTileLinear",
     "StructuredLinear",
@@ -45,6 +47,7 @@ __all__ = [
     "Toeplitz",
     "Usv",
     "brent_residuals",
+    "butterfly_patterns",
     "diagonal_init",
     "flattening_bound",
     "from_module",

@@ -43,9 +43,10 @@ class AdaptedLinear(nn.Module):
 
     @classmethod
     def lora(cls, linear: nn.Linear, rank: int) -> Self:
-        """A matrix of low rank that starts at zero: U zero, V Gaussian."""
+        """A matrix of low rank that starts at zero: U zero, V Gaussian of variance 1 / columns."""
         matrix = LowRank(tuple(linear.weight.shape), rank).to(linear.weight)
         nn.init.zeros_(matrix.left)
+        nn.init.normal_(matrix.right, std=linear.in_features**-0.5)
         return cls(linear, [matrix])
 
     @classmethod

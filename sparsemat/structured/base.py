@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -166,15 +167,18 @@ class StructuredMatrix(nn.Module):
         """A member near to a given matrix; see ``guarantee`` for how near.
 
         Args:
-            dense: The matrix.
+            dense: The matrix; real for BLAST and tile products, or else complex as well.
             structure: The arguments of the class beside the shape.
 
         Raises:
-            TypeError: No projection to this class is known.
+            TypeError: No projection to this class is known, or none for complex matrices.
         """
         if dense.ndim != 2:
             raise ValueError(f"a matrix must have two axes, got shape {tuple(dense.shape)}")
-        member = cls(tuple(dense.shape), **structure).to(dense)
+        member = cls(tuple(dense.shape), **structure)
+        with warnings.catch_warnings():  # torch's note that complex modules are new
+            warnings.filterwarnings("ignore", "Complex modules", UserWarning)
+            member.to(dense)
         with torch.no_grad():
             member._fit(dense.detach())
             error = (member.to_dense() - dense).norm() / dense.norm()
@@ -252,6 +256,16 @@ def parameter_groups(module: nn.Module, lr: float) -> list[dict[str, Any]]:
 def core_std(fan_in: int, fan_out: int) -> float:
     """Standard deviation of a core's entries: the spectral rule of arXiv 2406.06248."""
     return fan_in**-0.5 * min(1.0, (fan_out / fan_in) ** 0.5)
+
+
+def require_real(dense: Tensor) -> None:
+    """Refuse a complex matrix where only real ones can be fitted.
+
+    Raises:
+        TypeError: The matrix is complex.
+    """
+    if dense.is_complex():
+        raise TypeError(f"only a real matrix can be fitted, got {dense.dtype}")
 
 
 def divide(name: str, size: int, parts: int) -> int:

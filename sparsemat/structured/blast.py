@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..pattern import Pattern
-from .base import StructuredMatrix, core_std, divide
+from .base import StructuredMatrix, core_std, divide, require_real
 from .patterns import einsum_pattern
 
 SWEEPS = 100
@@ -101,6 +101,7 @@ class Blast(StructuredMatrix):
 
         Each step solves one factor exactly, so the error never rises above that of low rank.
         """
+        require_real(dense)
         (b1, b2), (p, q), r = self.grid, self.block, self.rank
         blocks = dense.double().reshape(b1, p, b2, q).transpose(1, 2)
         u, sigma, v = torch.linalg.svd(dense.double(), full_matrices=False)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..pattern import Pattern
 from .base import StructuredMatrix
-from .patterns import einsum_pattern
+from .sparse_product import butterfly_patterns
 
 
 class Butterfly(StructuredMatrix):
@@ -15,7 +15,7 @@ class Butterfly(StructuredMatrix):
 
     Factor i is $I_{2^i}\otimes[\cdot]_{2\times2}\otimes I_{2^{k-1-i}}$ with a 2x2 matrix of its own
     for each setting of the other bits, bit 0 being the highest. Hadamard matrices are of this
-    kind, and Fourier matrices with their columns in bit-reversed order (over the complex numbers).
+    kind, and Fourier matrices with their columns in bit-reversed order, which are complex.
 
     Args:
         shape: ``(n, n)``, n a power of two from 2 on.
@@ -23,7 +23,7 @@ class Butterfly(StructuredMatrix):
     Raises:
         ValueError: The size is not a power of two.
 
-    Source: arXiv 1903.05895, 2204.00595; chapter "Block low rank".
+    Source: arXiv 1903.05895, 2204.00595; chapter "Products of sparse factors".
     """
 
     guarantee = "local"  # exact for butterflies, greedy for other matrices
@@ -84,11 +84,7 @@ class Butterfly(StructuredMatrix):
 
     def patterns(self) -> tuple[Pattern, ...]:
         """One pattern a level, two nonzeros a row."""
-        n = self.shape[0]
-        return tuple(
-            einsum_pattern("hlij -> hil, hjl", h=2**i, l=n // 2 ** (i + 1), i=2, j=2)
-            for i in range(self.levels)
-        )
+        return butterfly_patterns([2] * self.levels)
 
     def thetas(self) -> tuple[Tensor, ...]:
         """The parameters of each level."""
@@ -121,16 +117,20 @@ class Butterfly(StructuredMatrix):
         return self.shape[0] * (2**half + 2 ** (self.levels - half))
 
     def _fit(self, dense: Tensor) -> None:
-        """Level by level: blocks of rank one, the exact factors of every butterfly."""
+        """Level by level: blocks of rank one, the exact factors of every butterfly.
+
+        What remains keeps the weight of its rows, so that rounding in empty blocks stays rounding.
+        """
         n, rest = self.shape[0], dense.reshape(1, *dense.shape)
         for i in range(self.levels):
             # rest[h] mixes the lower bits: rows (bit i, low) against columns (bit i, low)
             low = n // 2 ** (i + 1)
             b = rest.reshape(2**i, 2, low, 2, low).permute(0, 2, 3, 1, 4)  # h, l, j, i, low'
             u, s, v = torch.linalg.svd(b, full_matrices=False)
-            root = s[..., 0].sqrt()
-            self._level(i).copy_((u[..., 0] * root[..., None]).permute(0, 1, 3, 2))
-            rest = (v[..., 0, :] * root[..., None]).transpose(1, 2).reshape(2 ** (i + 1), low, low)
+            self._level(i).copy_(u[..., 0].permute(0, 1, 3, 2))
+            rest = (v[..., 0, :] * s[..., :1]).transpose(1, 2).reshape(2 ** (i + 1), low, low)
         # the last remainder is 1 x 1 a row: it belongs to the last level
-        last = rest.reshape(-1, 1, 1, 2)
-        self._level(self.levels - 1).mul_(last)
+        self._level(self.levels - 1).mul_(rest.reshape(-1, 1, 1, 2))
+        norms = self.twiddle.flatten(1).norm(dim=1)  # all factors get the same
+        if norms.all():
+            self.twiddle.mul_((norms.log().mean().exp() / norms)[:, None, None, None])

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from ..lazy import Chain
 from ..matrix import SparseMatrix
 from ..pattern import Pattern
-from .base import StructuredMatrix
+from .base import StructuredMatrix, require_real
 from .patterns import einsum_pattern
 from .tile_bases import TileBases
 from .tile_fit import fit_to_outputs, fit_to_slabs
@@ -106,6 +106,7 @@ class StrassenTile(StructuredMatrix):
 
     def _fit(self, dense: Tensor) -> None:
         """The nearest for these bases: one least squares problem a tile."""
+        require_real(dense)
         bases = self.bases
         self.weight.copy_(fit_to_slabs(dense, bases.encode.detach(), bases.decode.detach()))
 

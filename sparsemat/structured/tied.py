@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -93,7 +95,8 @@ class Circulant(Tied):
     def product(self, x: Tensor) -> Tensor:
         """Multiplication of the Fourier coefficients."""
         n = self.shape[0]
-        return torch.fft.irfft(torch.fft.rfft(self.theta) * torch.fft.rfft(x), n)
+        forward, backward = transforms(self.theta, x)
+        return backward(forward(self.theta) * forward(x), n)
 
     def patterns(self) -> tuple[Pattern, ...]:
         """Tied along the diagonals, which go round."""
@@ -203,8 +206,15 @@ def convolve(kernel: Tensor, x: Tensor) -> Tensor:
     """
     length = kernel.shape[-1] + x.shape[-1] - 1
     size = 1 << (length - 1).bit_length()
-    spectrum = torch.fft.rfft(kernel, size) * torch.fft.rfft(x, size)
-    return torch.fft.irfft(spectrum, size)[..., :length]
+    forward, backward = transforms(kernel, x)
+    return backward(forward(kernel, size) * forward(x, size), size)[..., :length]
+
+
+def transforms(*tensors: Tensor) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """The Fourier transform and its inverse: of real numbers, or of complex ones if any are."""
+    if any(tensor.is_complex() for tensor in tensors):
+        return torch.fft.fft, torch.fft.ifft
+    return torch.fft.rfft, torch.fft.irfft
 
 
 def transform_macs(length: int) -> int:
