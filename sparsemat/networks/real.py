@@ -1,4 +1,4 @@
-"""What the matrices of a network at an input share: they are real, of now, and know both products."""
+"""What the matrices of a network at an input share: real, of now, known with their transposes."""
 
 from __future__ import annotations
 
