@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product as every
-from math import prod
+from math import ceil, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -214,7 +214,7 @@ def _merged(axes: list[tuple[int, int, bool]]) -> list[tuple[int, int, bool]]:
 
 
 def boxes(sizes: list[int], most: int) -> Iterator[Box]:
-    """Parts of a grid in order, each a run of at most so many of its places."""
+    """Parts of a grid in order, each a run of about so many of its places, at most twice that."""
     axis, inner = len(sizes), 1
     while axis and inner * sizes[axis - 1] <= most:
         axis -= 1
@@ -223,6 +223,7 @@ def boxes(sizes: list[int], most: int) -> Iterator[Box]:
         yield _whole(sizes)
         return
     axis, step = axis - 1, max(1, most // inner)
+    step = ceil(sizes[axis] / max(1, round(sizes[axis] / step)))  # no small part at the end
     rest = sizes[axis + 1 :]
     for outer in every(*map(range, sizes[:axis])):
         for start in range(0, sizes[axis], step):
