@@ -97,7 +97,7 @@ def test_no_matrix_variant_calls_the_native_operation(name, monkeypatch):
         (torch._VF, "rnn_tanh"),
     ):
         monkeypatch.setattr(module, function, refuse)
-    monkeypatch.setattr("sparsemat.products.attention.scaled_dot_product_attention", refuse)
+    monkeypatch.setattr("sparsemat.products.fused.scaled_dot_product_attention", refuse)
     for variant, model in built.items():
         if not variant.startswith("native"):
             task.outputs(model, inputs, targets)
