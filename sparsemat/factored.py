@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from . import memory
-from .kronecker import KroneckerPattern, aligned, kron
+from .kronecker import KroneckerPattern, aligned, grouped, kron
 from .live import Live
 from .matrix import SparseMatrix
 from .pattern import Pattern
@@ -49,17 +49,15 @@ def factored(left: SparseMatrix, right: SparseMatrix) -> SparseMatrix | None:
     groups = aligned(left.pattern, right.pattern)
     if groups is None or not (left.pattern.tied and right.pattern.tied):
         return None
-    cells = left.pattern @ right.pattern
-    most = MOST_WORK * cells.nnz
-    if any(_pairs(*group) > most for group in groups):
-        return None
     met = [_met(*group) for group in groups]
-    if _work(met) > most:
+    kinds = kron(*(part.cells for part in met))
+    cells = kinds.distinct()
+    if _work(met) > MOST_WORK * cells.nnz:
         return None
     (rows, inner), cols = left.shape, right.shape[1]
     what = f"the product of {rows}x{inner} and {inner}x{cols}, {cells.nnz:,} cells,"
     memory.require(what, 48 * cells.nnz)
-    kind = constant(kron(*(part.cells for part in met)).index.copy(), left.device)
+    kind = constant(kinds.index.copy(), left.device)
     labels = [_labels(m) for m in (left, right)]
 
     def theta() -> torch.Tensor:
@@ -70,10 +68,6 @@ def factored(left: SparseMatrix, right: SparseMatrix) -> SparseMatrix | None:
         return _table(*sides, met).reshape(-1).index_select(0, kind)
 
     return SparseMatrix(cells, Live(theta, cells.nnz, *left._kind))
-
-
-def _pairs(left: Pattern, right: Pattern) -> int:
-    return int(right.row_counts[left.col].sum())
 
 
 def _work(met: list[Met]) -> int:
@@ -95,11 +89,9 @@ def _met(left: Pattern, right: Pattern) -> Met:
     )
     cells, cell = every.cells()
     pair = left.index[i] * right.num_parameters + right.index[j]
-    order = np.lexsort((pair, cell))
-    count = np.bincount(cell, minlength=cells.nnz)
-    slot = np.arange(len(pair)) - np.repeat(np.cumsum(count) - count, count)
-    table = np.full((cells.nnz, count.max()), -1)
-    table[cell[order], slot] = pair[order]
+    order = np.argsort(pair, kind="stable")
+    members = grouped(cell[order], cells.nnz)
+    table = np.where(members < 0, -1, pair[order][members])
     kinds, kind = np.unique(table, axis=0, return_inverse=True)
     numbers = np.divmod(kinds, right.num_parameters)
     sides = [np.where(kinds < 0, -1, side) for side in numbers]

@@ -256,9 +256,7 @@ class KroneckerPattern(Pattern):
         if groups is None:
             return super().__matmul__(other)
         cells = [left @ right for left, right in groups]
-        return (
-            cells[0] if len(cells) == 1 else _interned(cells, tuple(range(len(cells))), tied=False)
-        )
+        return _interned(cells, tuple(range(len(cells))), tied=False)
 
     def by_row(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The triples in row-major order, from the factors where they are not written out."""
@@ -279,7 +277,7 @@ class KroneckerPattern(Pattern):
         row = np.arange(stop - start)
         col = index = np.zeros(stop - start, dtype=np.int64)
         for factor, digit in zip(self.factors, digits, strict=True):
-            table = _grouped(factor.row, factor.shape[0])
+            table = grouped(factor.row, factor.shape[0])
             triple = table[digit[row]]
             present = triple >= 0
             width = table.shape[1]
@@ -314,7 +312,7 @@ class KroneckerPattern(Pattern):
         values, inside = np.zeros((1,) * axes, dtype=np.int64), np.ones((1,) * axes, dtype=bool)
         for k, (factor, base) in enumerate(zip(self.factors, bases, strict=True)):
             rows_of = 0 if self.major == "row" else 1
-            table = _grouped(getattr(factor, self.major), factor.shape[rows_of])
+            table = grouped(getattr(factor, self.major), factor.shape[rows_of])
             shape = [1] * axes
             shape[self.order.index(k)], shape[number + k] = table.shape
             here = getattr(factor, side)[table] if factor.nnz else np.zeros_like(table)
@@ -327,7 +325,7 @@ class KroneckerPattern(Pattern):
         return _frozen(np.ascontiguousarray(values).reshape(-1))
 
 
-def _grouped(groups: np.ndarray, number: int) -> np.ndarray:
+def grouped(groups: np.ndarray, number: int) -> np.ndarray:
     """The positions of each group's members in order, ``(number, most)``; -1 fills up."""
     count = np.bincount(groups, minlength=number)
     order = np.argsort(groups, kind="stable")

@@ -112,13 +112,21 @@ class UntiedContract(LayerContract):
         assert all(torch.equal(value, start[name]) for name, value in layer.state_dict().items())
 
 
+def drawn_channels(draw, most_groups):
+    """Number of axes, what draws a number for each of them, groups, and channels."""
+    dims = draw(st.integers(1, 3))
+
+    def each(low, high):
+        return tuple(draw(st.integers(low, high)) for _ in range(dims))
+
+    groups = draw(st.integers(1, most_groups))
+    return dims, each, groups, [groups * draw(st.integers(1, 2)) for _ in range(2)]
+
+
 @st.composite
 def transposed_convolutions(draw):
     """Arguments, options and input shape of a transposed convolution whose output is not empty."""
-    dims = draw(st.integers(1, 3))
-    each = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(dims))  # noqa: E731
-    groups = draw(st.integers(1, 2))
-    channels = [groups * draw(st.integers(1, 2)) for _ in range(2)]
+    _, each, groups, channels = drawn_channels(draw, 2)
     size, kernel, stride, padding = each(1, 3), each(1, 3), each(1, 3), each(0, 1)
     dilation = each(1, 2)
     extra = tuple(

@@ -7,7 +7,7 @@ import torch
 from contract import assert_near
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from kernel_contract import TiedContract, UntiedContract, builders, pair
+from kernel_contract import TiedContract, UntiedContract, builders, drawn_channels, pair
 
 import sparsemat as sm
 
@@ -58,10 +58,7 @@ class TestUntied(UntiedContract):
 @st.composite
 def convolutions(draw):
     """Arguments and options of a layer whose output is not empty."""
-    dims = draw(st.integers(1, 3))
-    each = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(dims))  # noqa: E731
-    groups = draw(st.integers(1, 3))
-    channels = [groups * draw(st.integers(1, 2)) for _ in range(2)]
+    dims, each, groups, channels = drawn_channels(draw, 3)
     size, kernel, dilation = each(1, 6), each(1, 3), each(1, 2)
     mode = draw(st.sampled_from(["zeros", "circular", "reflect", "replicate"]))
     padding = draw(st.sampled_from(["same", "valid", each(0, 2)]))

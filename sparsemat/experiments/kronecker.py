@@ -28,9 +28,8 @@ from ..structured import (
     hamilton,
     phm,
 )
-from . import studies
 from .files import write_json
-from .studies import batches
+from .studies import accuracy, batches, best_rate, prepared, splits
 
 WIDTH, BATCH, STEPS = 256, 100, 400
 TRAIN, HELD_OUT = 20_000, 4_000
@@ -162,20 +161,6 @@ def fit(network: nn.Module, data: Data, rate: float, seed: int, steps: int = STE
     return network
 
 
-@torch.no_grad()
-def accuracy(network: nn.Module, data: Data) -> float:
-    """Share of images whose largest logit is the label's."""
-    images, labels = data
-    return float((network(images).argmax(1) == labels).double().mean())
-
-
-def prepared(parts: dict[str, Data]) -> dict[str, Data]:
-    """Rows of pixels, mean 0 and variance 1 on the images to train on."""
-    pixels = parts["train"][0].float()
-    mean, deviation = pixels.mean(), pixels.std()
-    return {part: ((x.float().flatten(1) - mean) / deviation, y) for part, (x, y) in parts.items()}
-
-
 def digits(data: Data, first: int) -> Data:
     """The images of five digits from the first on, with labels 0 to 4."""
     images, labels = data
@@ -198,7 +183,7 @@ def chosen(train: Callable[[float, int], nn.Sequential], held_out: Data, test: D
         test: Images and labels that are seen after the choice.
     """
     held = {str(rate): accuracy(train(rate, CHOICE_SEED), held_out) for rate in RATES}
-    rate = max(RATES, key=lambda rate: held[str(rate)])
+    rate = best_rate(RATES, held)
     networks = [train(rate, seed) for seed in SEEDS]
     return {
         "parameters": trainable(networks[0]),
@@ -213,7 +198,7 @@ def main() -> None:
     """Run what the record lacks, and store it after every variant."""
     torch.set_num_threads(1)
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    data = prepared(studies.splits("mnist", TRAIN, HELD_OUT))
+    data = prepared(splits("mnist", TRAIN, HELD_OUT))
     new = {part: digits(found, 5) for part, found in data.items()}
     bases = {seed: known(data["train"], seed) for seed in (CHOICE_SEED, *SEEDS)}
 

@@ -23,7 +23,7 @@ from ..patterns.simple import mask_pattern
 from ..structured import BlockSparse, StructuredLinear
 from . import studies
 from .files import write_json
-from .studies import batches
+from .studies import accuracy, batches, best_rate, prepared
 
 WIDTH, BLOCK, BATCH, STEPS = 512, 16, 100, 400
 INTERVAL, UNTIL = 25, 0.75  # steps between two changes of the pattern, and the part that has them
@@ -159,19 +159,9 @@ def fit(
     return network
 
 
-@torch.no_grad()
-def accuracy(network: nn.Module, data: tuple[Tensor, Tensor]) -> float:
-    """Share of images whose largest logit is the label's."""
-    images, labels = data
-    return float((network(images).argmax(1) == labels).double().mean())
-
-
 def splits(name: str) -> dict[str, tuple[Tensor, Tensor]]:
     """Rows of pixels, mean 0 and variance 1: to train on, to choose by, the test set."""
-    parts = studies.splits(name, TRAIN, HELD_OUT)
-    pixels = parts["train"][0].float()
-    mean, deviation = pixels.mean(), pixels.std()
-    return {part: ((x.float().flatten(1) - mean) / deviation, y) for part, (x, y) in parts.items()}
+    return prepared(studies.splits(name, TRAIN, HELD_OUT))
 
 
 def run(
@@ -204,7 +194,7 @@ def main() -> None:
             for rate in RATES:
                 network, _ = run(kind, sparsity, data["train"], rate, CHOICE_SEED)
                 held[str(rate)] = accuracy(network, data["held out"])
-            rate = max(RATES, key=lambda rate, held=held: held[str(rate)])
+            rate = best_rate(RATES, held)
             trained = [run(kind, sparsity, data["train"], rate, seed) for seed in SEEDS]
             entry = {
                 "kind": kind,

@@ -1,11 +1,11 @@
-"""What the studies of the structured chapters share: their images, the order of their batches."""
+"""What the studies of the structured chapters share: images, batches, rates and accuracies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import datasets
 
@@ -28,6 +28,13 @@ def splits(name: str, train: int, held_out: int) -> dict[str, tuple[Tensor, Tens
     return {part: (images[at], labels[at]) for part, at in parts.items()} | {"test": found.test}
 
 
+def prepared(parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Rows of pixels, mean 0 and variance 1 on the images to train on."""
+    pixels = parts["train"][0].float()
+    mean, deviation = pixels.mean(), pixels.std()
+    return {part: ((x.float().flatten(1) - mean) / deviation, y) for part, (x, y) in parts.items()}
+
+
 def batches(
     data: tuple[Tensor, Tensor], size: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -36,3 +43,15 @@ def batches(
     while True:
         for at in torch.randperm(len(images), generator=generator).split(size):
             yield images[at], labels[at]
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, data: tuple[Tensor, Tensor]) -> float:
+    """Share of images whose largest logit is the label's."""
+    images, labels = data
+    return float((network(images).argmax(1) == labels).double().mean())
+
+
+def best_rate(rates: Sequence[float], held_out: Mapping[str, float]) -> float:
+    """The first of the rates with the highest accuracy on held-out examples, kept by its text."""
+    return max(rates, key=lambda rate: held_out[str(rate)])

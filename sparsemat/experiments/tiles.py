@@ -296,7 +296,7 @@ def main() -> None:
                 entry["seconds"] = round(time.perf_counter() - start, 1)
                 print(variant, rate, entry["held out"][str(rate)], entry["seconds"], flush=True)
                 store()
-        entry["rate"] = max(RATES, key=lambda rate, e=entry: e["held out"][str(rate)])
+        entry["rate"] = studies.best_rate(RATES, entry["held out"])
         for seed in SEEDS:
             if str(seed) not in entry["test"]:
                 network = trained(variant, data["train"], entry["rate"], seed)

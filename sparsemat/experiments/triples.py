@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ..products.attention import attend
 from ..products.triples import attend_triples
 from .files import write_json
+from .studies import best_rate
 
 TOKENS, MODULUS = 6, 31
 WIDTH, HEAD = 32, 16
@@ -170,7 +171,7 @@ def main() -> None:
         for rate in RATES:
             network, _ = run(variant, rate, CHOICE_SEED)
             held[str(rate)] = accuracy(network, HELD_OUT_SEED)
-        rate = max(RATES, key=lambda rate, held=held: held[str(rate)])
+        rate = best_rate(RATES, held)
         trained = [run(variant, rate, seed) for seed in SEEDS]
         record[variant] = {
             "parameters": size(network),

@@ -174,24 +174,27 @@ def _is_one_each(pattern: Pattern) -> bool:
 def _fused(q: Tensor, k: Tensor, v: Tensor, found: tuple[Piece, ...]) -> Tensor:
     """Softmax attention within each piece, by torch's kernel."""
     tokens, leading = q.shape[-2], q.shape[:-2]
-    flat = [side.reshape(-1, *side.shape[-2:]) for side in (q, k, v)]
-    y = v.new_zeros(flat[0].shape[0], tokens + 1, v.shape[-1])
+    q, k, v = (side.reshape(-1, *side.shape[-2:]) for side in (q, k, v))
+    y = v.new_zeros(q.shape[0], tokens + 1, v.shape[-1])
     for piece in found:
-        queries, keys, seen = _on(piece, q.device)
+        queries, seen, sides = _gathered(q, k, v, piece)
         filler = queries == tokens  # of shorter groups: they see something, so that none is NaN
-        ats = queries.clamp(max=tokens - 1), keys, keys
-        sides = [
-            side.index_select(1, at.flatten()).unflatten(1, at.shape)
-            for side, at in zip(flat, ats, strict=True)
-        ]
         part = fused(*sides, (seen | filler[..., None])[None])
         y = y.index_copy(1, queries.flatten(), part.flatten(1, 2))
     return y[:, :tokens].reshape(*leading, tokens, v.shape[-1])
 
 
-def _on(piece: Piece, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and pairs of a piece as tensors."""
-    return tuple(constant(side, device) for side in (piece.queries, piece.keys, piece.seen))
+def _gathered(
+    q: Tensor, k: Tensor, v: Tensor, piece: Piece
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Queries and pairs of a piece, and its rows of q, k and v, ``(..., groups, size, d)``."""
+    queries, keys, seen = (constant(a, q.device) for a in (piece.queries, piece.keys, piece.seen))
+    inside = queries.clamp(max=q.shape[-2] - 1)
+    sides = tuple(
+        side.index_select(-2, at.flatten()).unflatten(-2, at.shape)
+        for side, at in ((q, inside), (k, keys), (v, keys))
+    )
+    return queries, seen, sides
 
 
 def _sum(
@@ -199,12 +202,7 @@ def _sum(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted values, weights and largest score of every token."""
     tokens = q.shape[-2]
-    queries, keys, seen = _on(piece, q.device)
-    inside = queries.clamp(max=tokens - 1)
-    rows, left, right = (
-        side.index_select(-2, at.flatten()).unflatten(-2, at.shape)
-        for side, at in ((q, inside), (k, keys), (v, keys))
-    )
+    queries, seen, (rows, left, right) = _gathered(q, k, v, piece)
     # finite, so that a token without a pair gives no NaN; its sums then weigh nothing
     lowest = torch.finfo(q.dtype).min / 4 if softmax else 0.0
     weights = (rows @ left.mT).masked_fill_(~seen, lowest)
