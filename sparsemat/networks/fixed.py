@@ -1,6 +1,7 @@
-"""Convolution and batch normalisation as linear maps, so that a product with A costs one of each.
+"""Operations as linear maps where torch's second derivatives do not serve a product with A.
 
-Torch's second derivatives of both compute gradients of the weights, whether they are wanted or not.
+Those of convolution and batch normalisation compute gradients of the weights, whether they are
+wanted or not; that of PReLU takes the other slope at zero.
 """
 
 from __future__ import annotations
@@ -68,13 +69,18 @@ def _batch_norm(
     return lambda v: function(v, zero, variance, weight, None, False, *args, **kwargs)
 
 
+def _prelu(function: Callable, x: torch.Tensor, weight: torch.Tensor):
+    slope = weight if weight.ndim == 0 else weight.reshape(-1, *[1] * (x.ndim - 2))
+    return lambda v: torch.where(x > 0, v, slope * v)
+
+
 LINEAR = dict.fromkeys(
     (
         *(torch.conv1d, torch.conv2d, torch.conv3d),
         *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
     ),
     _convolution,
-) | {F.batch_norm: _batch_norm}
+) | {F.batch_norm: _batch_norm, torch.prelu: _prelu, torch.Tensor.prelu: _prelu}
 
 
 class _Forward(torch.autograd.Function):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .paths import require_values
+from .paths import require_own_gradients, require_values
 from .piecewise import Gate, Watch
 from .real import RealMatrix
 
@@ -127,13 +127,15 @@ def local_map(model: nn.Module, x: torch.Tensor) -> LocalMap:
         intermediate results of the run.
 
     Raises:
-        TypeError: ``x`` is no tensor of floating-point numbers, the output is no tensor, or an
-            operation is not piecewise linear in x; the message names it and the part.
+        TypeError: ``x`` is no tensor of floating-point numbers, the output is none,
+            an operation is not piecewise linear in x, or a part has backward hooks; the message
+            names the operation and the part.
         ValueError: A parameter has no values, or torch refuses x; with the path.
 
     Source: chapter "A CNN as one matrix".
     """
     require_values(model)
+    require_own_gradients(model)
     with torch.enable_grad():
         x = _input(x)
         watch = Watch(x, model)
@@ -158,7 +160,8 @@ def jacobian(model: nn.Module, x: torch.Tensor) -> Jacobian:
         A :class:`sparsemat.networks.Jacobian` of shape ``(y.numel(), x.numel())``.
 
     Raises:
-        TypeError: ``x`` is no tensor of floating-point numbers, or the output is no tensor.
+        TypeError: ``x`` is no tensor of floating-point numbers, the output is none, or a
+            part has backward hooks.
         ValueError: A parameter has no values; with its path.
 
     Source: chapter "A CNN as one matrix".
@@ -169,6 +172,7 @@ def jacobian(model: nn.Module, x: torch.Tensor) -> Jacobian:
         return _output(torch.func.functional_call(model, buffers, (x,)))
 
     require_values(model)
+    require_own_gradients(model)
     with torch.enable_grad():
         x = _input(x)
         return Jacobian(x, run(x), run)
@@ -182,6 +186,7 @@ def _input(x: torch.Tensor) -> torch.Tensor:
 
 
 def _output(output: torch.Tensor) -> torch.Tensor:
-    if not torch.is_tensor(output):
-        raise TypeError(f"the network must return a tensor, got {type(output).__name__}")
+    if not torch.is_tensor(output) or not output.is_floating_point():
+        kind = output.dtype if torch.is_tensor(output) else type(output).__name__
+        raise TypeError(f"the network must return a tensor of floating-point numbers, got {kind}")
     return output
