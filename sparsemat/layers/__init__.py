@@ -9,6 +9,7 @@ from .gated import GRU, LSTM, BidirectionalRNN
 from .linear import SparseLinear
 from .maxima import MaxPool2d
 from .multihead import MultiheadAttention
+from .norms import GroupNorm, LayerNorm, LayerNorm2d, RMSNorm
 from .pooling import AvgPool1d, AvgPool2d, AvgPool3d, avg_pool_pattern
 from .recurrence import RNN
 from .transposed import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
@@ -19,8 +20,11 @@ __all__ = [
     "AdaptiveAvgPool3d",
     "GRU",
     "GRUCell",
+    "GroupNorm",
     "LSTM",
     "LSTMCell",
+    "LayerNorm",
+    "LayerNorm2d",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -35,6 +39,7 @@ __all__ = [
     "MultiheadAttention",
     "RNN",
     "RNNCell",
+    "RMSNorm",
     "SelfAttention",
     "SparseLinear",
     "avg_pool_pattern",

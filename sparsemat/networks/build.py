@@ -56,6 +56,7 @@ def block_system(model: nn.Module, *inputs: torch.Tensor) -> BlockSystem:
     axis = 1 if getattr(model, "batch_first", True) is False else 0
     given = [x.detach().clone().unsqueeze(axis) if torch.is_tensor(x) else x for x in inputs]
     floating = [x for x in given if torch.is_tensor(x) and x.is_floating_point()]
+    entered = [x.clone() for x in floating]  # the network may write to its input
     run = Follow(model, RULES, MOVEMENTS)
     for x in floating:
         run.input(x)
@@ -69,7 +70,7 @@ def block_system(model: nn.Module, *inputs: torch.Tensor) -> BlockSystem:
     numbers = run.numbers(output)
     numbers = torch.zeros_like(output, dtype=torch.float64) if numbers is None else numbers
     blocks, numbers = _reached(model, run, len(floating), numbers)
-    system = BlockSystem(blocks, [x.to(output.dtype) for x in floating], output, numbers)
+    system = BlockSystem(blocks, [x.to(output.dtype) for x in entered], output, numbers)
     _verify(system)
     return system
 

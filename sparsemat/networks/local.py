@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .paths import require_values
+from .paths import require_values, running
 from .piecewise import Gate, Watch
 from .real import RealMatrix
 
@@ -138,7 +138,7 @@ def local_map(model: nn.Module, x: torch.Tensor) -> LocalMap:
         x = _input(x)
         watch = Watch(x, model)
         with watch.watching():
-            output = model(x)
+            output = model(x.clone())  # which the network may write to
             watch.check(output)
         return LocalMap(x, _output(output), tuple(watch.gates))
 
@@ -159,19 +159,21 @@ def jacobian(model: nn.Module, x: torch.Tensor) -> Jacobian:
 
     Raises:
         TypeError: ``x`` is no tensor of floating-point numbers, or the output is no tensor.
-        ValueError: A parameter has no values; with its path.
+        ValueError: A parameter has no values, or torch refuses x; with the path.
 
     Source: chapter "A CNN as one matrix".
     """
 
     def run(x: torch.Tensor) -> torch.Tensor:
         buffers = {name: value.clone() for name, value in model.named_buffers()}
-        return _output(torch.func.functional_call(model, buffers, (x,)))
+        return _output(torch.func.functional_call(model, buffers, (x.clone(),)))
 
     require_values(model)
     with torch.enable_grad():
         x = _input(x)
-        return Jacobian(x, run(x), run)
+        with running(model):
+            output = run(x)
+        return Jacobian(x, output, run)
 
 
 def _input(x: torch.Tensor) -> torch.Tensor:
