@@ -78,12 +78,13 @@ class MultiheadAttention(MatrixLayer, nn.MultiheadAttention):
             y = weights @ sides.v
         else:
             y = scaled_dot_product_attention(*sides, dropout_p=rate) if rate else fused(*sides)
-        y = self.out_proj(y.transpose(1, 2).flatten(2))
+        # in torch's order, token by token, in which a dropout that follows draws
+        y = self.out_proj(y.permute(2, 0, 1, 3).flatten(2))
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)
         if query.ndim == 2:
-            return y[0], None if weights is None else weights[0]
-        return y if self.batch_first else y.transpose(0, 1), weights
+            return y[:, 0], None if weights is None else weights[0]
+        return y.transpose(0, 1) if self.batch_first else y, weights
 
     def attention(
         self,
