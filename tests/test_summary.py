@@ -26,6 +26,13 @@ FIXED = {
     "MaxPool2d": (lambda: nn.MaxPool2d(3, 2, 1), (2, 7, 6)),
     "LayerNorm": (lambda: nn.LayerNorm(4), (3, 4)),
     "GroupNorm": (lambda: nn.GroupNorm(2, 4), (4, 3, 2)),
+    "InstanceNorm1d": (lambda: nn.InstanceNorm1d(2), (2, 5)),
+    "InstanceNorm3d": (lambda: nn.InstanceNorm3d(2), (2, 2, 1, 3)),
+    "InstanceNorm2d, running": (
+        lambda: nn.InstanceNorm2d(2, affine=True, track_running_stats=True).eval(),
+        (2, 3, 3),
+    ),
+    "AdaptiveMaxPool1d": (lambda: nn.AdaptiveMaxPool1d(2), (2, 5)),
 }
 
 
