@@ -147,6 +147,23 @@ def test_the_matrix_under_masks_is_the_jacobian_in_the_values(options, mask):
         assert columns[:, ~mask["key_padding_mask"]].any()
 
 
+@pytest.mark.parametrize("causal", [False, True], ids=["all keys", "causal"])
+def test_the_pattern_is_where_the_matrix_is(causal):
+    native, layer = pair(kdim=5, vdim=3)
+    hidden = torch.ones(4, 7).triu(1).bool() if causal else None
+    q, k, _ = (x[0].detach() for x in inputs(native))
+    found = layer.matrix(q, k, attn_mask=hidden).to_dense()
+    pattern = layer.pattern(4, 7, hidden)
+    assert pattern.nnz == pattern.num_parameters == (found != 0).sum()
+    where = pattern.fill(torch.arange(1.0, pattern.nnz + 1)).to_dense()
+    assert torch.equal(where != 0, found != 0)
+    for wrong in (torch.zeros(4, 7), torch.zeros(7, 4, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"hidden must be booleans of shape \(4, 7\)"):
+            layer.pattern(4, 7, wrong)
+    with pytest.raises(ValueError, match="keys must be an integer of at least 1, got 0"):
+        layer.pattern(4, 0)
+
+
 @pytest.mark.parametrize("batch_first", [True, False], ids=["n, T", "T, n"])
 @pytest.mark.parametrize("need_weights", [True, False], ids=["weights", "no weights"])
 def test_with_the_same_seed_dropout_and_one_that_follows_draw_the_same(batch_first, need_weights):
