@@ -56,7 +56,7 @@ def test_shape_nonzeros_and_bands_are_those_of_the_jacobian(make, shape):
 
 
 class Thousands(nn.Module):
-    """Some five thousand neurons."""
+    """Some four thousand neurons."""
 
     def __init__(self):
         super().__init__()
@@ -75,7 +75,7 @@ def test_every_row_of_a_network_is_that_of_brute_force():
     torch.manual_seed(0)
     module = Thousands().double().eval()
     table = sm.summary(module, (3, 16, 16))
-    assert sum(row.shape[0] for row in table.rows) > 4000
+    assert sum(row.shape[0] for row in table.rows) > 3000
     for row in table.rows:
         part = module.get_submodule(row.name)
         x = torch.rand(row.input[1:], dtype=torch.float64) + 0.1  # positive: all gates are open
