@@ -40,6 +40,7 @@ notebooks: $(INSTALLED) ## run every chapter again and store its outputs
 bench: $(INSTALLED) ## time the library against what one would use otherwise, on one thread and on all
 	$(BIN)/python -m benchmarks --threads 1
 	test "$$(nproc)" -eq 1 || $(BIN)/python -m benchmarks --threads "$$(nproc)"
+	$(BIN)/python -m benchmarks.limits
 
 clean: ## remove the built book and caches, keep .venv
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis build *.egg-info

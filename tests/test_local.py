@@ -260,6 +260,33 @@ def test_where_pieces_meet_a_is_one_matrix_and_holds_on_its_piece(function, at):
             torch.testing.assert_close(a @ z + a.offset, module(z[None]).detach().flatten())
 
 
+class Two(nn.Module):
+    """Two images, which of them counts how often, and a gate of both."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)
+
+    def forward(self, x, times, y):
+        times += 1
+        return (self.first(x) * times[0] + self.second(y)).relu()
+
+
+def test_a_network_of_several_inputs():
+    torch.manual_seed(0)
+    module = Two().double()
+    x, y = torch.randn(1, 4, 4, dtype=torch.float64), torch.randn(2, 4, 4, dtype=torch.float64)
+    times = torch.tensor(2)
+    a, b = sm.local_map(module, x, times, y), sm.jacobian(module, x, times, y)
+    assert times == 2
+    expected = module(x[None], torch.tensor([2]), y[None]).detach().reshape(-1)
+    both = torch.cat([x.reshape(-1), y.reshape(-1)])
+    assert a.shape == b.shape == (8, 48)
+    torch.testing.assert_close(a @ both + a.offset, expected)
+    torch.testing.assert_close(a.to_dense(), b.to_dense())
+    torch.testing.assert_close(a.T.to_dense(), a.to_dense().T)
+
+
 def test_an_input_of_integers_is_refused():
     with pytest.raises(TypeError, match=r"floating-point numbers, got torch\.int64"):
         sm.local_map(nn.Identity(), torch.arange(3))

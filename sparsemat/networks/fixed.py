@@ -55,18 +55,18 @@ def _convolution(function: Callable, x: Any, weight: Any, bias: Any = None, *arg
 def _batch_norm(
     function: Callable,
     x: Any,
-    mean: Any,
-    variance: Any,
+    running_mean: Any,
+    running_var: Any,
     weight: Any = None,
     bias: Any = None,
     training: bool = False,
     *args: Any,
     **kwargs: Any,
 ):
-    if training or mean is None:
+    if training or running_mean is None:
         return None
-    zero = torch.zeros_like(mean)
-    return lambda v: function(v, zero, variance, weight, None, False, *args, **kwargs)
+    zero = torch.zeros_like(running_mean)
+    return lambda v: function(v, zero, running_var, weight, None, False, *args, **kwargs)
 
 
 def _prelu(function: Callable, x: torch.Tensor, weight: torch.Tensor):
