@@ -14,7 +14,7 @@ from ..structured import BlockSparse, StructuredLinear
 from .tiles import HEADS, Block
 
 WIDTH, BLOCK = 512, 16
-CHARACTER_WIDTH, CHARACTER_BLOCK, DEPTH = 64, 4, 2
+CHARACTER_WIDTH, CHARACTER_BLOCK, DEPTH = 64, 8, 2
 KINDS = ("narrow dense", "static", "SET", "RigL", "static blocks", "block prune-and-grow")
 
 

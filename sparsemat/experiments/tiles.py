@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..structured import LowRank, StrassenTileLinear, StructuredLinear, TileBases, multiply_adds
+from ..structured.base import relative_error
 from . import studies
 from .files import write_json
 
@@ -226,7 +227,7 @@ def convert(
         old = dense.blocks.get_submodule(name)
         new = kind(old, seen[name])
         exact = old(seen[name]) - old.bias
-        errors.append(((new(seen[name]) - new.bias - exact).norm() / exact.norm()).item())
+        errors.append(relative_error(new(seen[name]) - new.bias, exact))
         network.blocks.set_submodule(name, new)
     return network, sum(errors) / len(errors)
 
