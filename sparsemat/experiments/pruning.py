@@ -167,8 +167,8 @@ STUDIES = {
     ),
     "ptb": Study(
         partial(character_transformer, characters=50, length=64),
-        partial(characters, "ptb", 500_000, 100_000),
-        *(300, 8, bits, min),
+        partial(characters, "ptb", 200_000, 30_000),
+        *(200, 8, bits, min),
     ),
 }
 
