@@ -125,3 +125,18 @@ def test_every_public_name_has_an_entry_and_each_module_a_page():
     links = {a["href"].partition("#")[0] for a in overview.select("table.autosummary a")}
     assert {f"api/{page}.html" for page in set(entries.values())} >= links
     assert len(links) == len(modules)
+
+
+def test_the_list_of_statements_has_every_box_with_its_number():
+    listed = {
+        (a["href"].partition("#")[2], a.get_text())
+        for a in soup(HTML / "book" / "statements.html").select("article li a[href*='#']")
+    }
+    boxes = set()
+    for path in (HTML / "notebooks").glob("*.html"):
+        for box in soup(path).select("div.proof[id]"):
+            number = box.select_one(".caption-number")
+            if number:
+                boxes.add((box["id"], number.get_text().strip()))
+    assert len(boxes) > 250
+    assert listed == boxes

@@ -24,9 +24,9 @@ def public(module) -> list[str]:
     ]
 
 
-def summary(name: str, prefix: str = "") -> list[str]:
+def summary(name: str) -> list[str]:
     names = public(importlib.import_module(name))
-    return [".. autosummary::", "", *(f"   {prefix}{found}" for found in names), ""]
+    return [".. autosummary::", "", *(f"   {found}" for found in names), ""]
 
 
 def entries(name: str) -> list[str]:
@@ -50,7 +50,7 @@ class Api(SphinxDirective):
     def run(self):
         name = self.arguments[0]
         if self.name == "api-summary":
-            text = summary(name, f"~{name}.")
+            text = [f".. currentmodule:: {name}", "", *summary(name)]
         else:
             text = [f".. module:: {name}", "", *summary(name), *entries(name)]
         return self.parse_text_to_nodes("\n".join(["```{eval-rst}", *text, "```"]))

@@ -18,7 +18,7 @@
     constructor(host, serial) {
       this.data = JSON.parse(host.querySelector("script").textContent);
       this.rows = this.data.results.length;
-      this.width = Math.max(...this.data.columns) + 1;
+      this.width = this.data.values.length;
       // in a substitution the vector that is read is the one that is made
       this.solves = this.data.panels.every(panel => panel.read && panel.written);
       this.scales = this.data.panels.map(panel => Math.max(...this.cells(panel).map(Math.abs)) || 1);
@@ -63,7 +63,6 @@
       clearInterval(this.timer);
       this.timer = undefined;
       this.play.textContent = "Play";
-      this.say();
     }
 
     terms(row) {
@@ -82,11 +81,8 @@
       this.drawMatrix();
       this.data.panels.forEach((panel, k) => this.drawPanel(panel, this.pictures[k], this.scales[k]));
       this.slider.setAttribute("aria-valuetext", this.sentence());
-      if (!this.timer) this.say();
-      else this.entry.textContent = this.sentence();
+      this.entry.textContent = this.sentence();
     }
-
-    say() { this.entry.textContent = this.sentence(); }
 
     place(index, want) {
       const panel = this.data.panels.find(p => p[want] && index >= p.start && index < p.start + p.shape.reduce((a, b) => a * b));
