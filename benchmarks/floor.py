@@ -7,7 +7,6 @@ goal. A case has the name and the baseline of the case that it bounds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import prod
 
 import torch
 
@@ -36,17 +35,17 @@ def cases() -> Iterator[Case]:
 
 def small_dense_products(product: GatherProduct, is_first: bool) -> Callable[[], None]:
     """The dense products of a forward and a backward pass, block by block, on rows at hand."""
-    vectors = torch.empty(product.shape[1], convolution.BATCH)
-    shapes = [block.shape for run in product.blocks.runs(vectors) for block in run.blocks]
-    outputs, n = product.sizes[1], convolution.BATCH
-    buffer = torch.randn(max(map(prod, shapes)) * n)
+    blocks, outputs = product.blocks, product.sizes[1]
+    vectors = torch.randn(product.shape[1], convolution.BATCH)
+    layout = blocks.layout(vectors)
+    x, runs = blocks.padded(vectors, layout), blocks.runs(vectors, layout)
+    all_blocks = [block for run in runs for block in run.blocks]
+    buffer = x.new_empty(max(blocks.copied(block, convolution.BATCH) for block in all_blocks))
+    gathered = [blocks.gather(x, block, buffer) for block in all_blocks]
     sides = [
-        (
-            torch.randn(groups, outputs, slots),
-            buffer[: groups * slots * positions * n].view(groups, slots, -1),
-            torch.randn(groups, outputs, positions * n),
-        )
-        for groups, slots, positions in shapes
+        (torch.randn(len(rows), outputs, rows.shape[1]), rows, torch.randn(len(rows), outputs, n))
+        for rows in gathered
+        for n in rows.shape[2:]
     ]
 
     def program() -> None:

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+
+# private, but there is no public way to ask
+from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import is_parametrized
 
 from .algebra import as_dtype
@@ -70,6 +73,8 @@ class Rule:
 
 _rules: dict[type[nn.Module], Rule] = {}
 _named: dict[str, Rule] = {}
+# what the kinds were when their rules were made: a class can be patched later
+_originals: dict[type[nn.Module], dict[str, object]] = {}
 
 # methods that only make, print, store or move a module; all others can change what it computes
 HARMLESS = {
@@ -83,6 +88,8 @@ CALLS = ("__call__", "_call_impl", "_wrapped_call_impl", "_slow_forward", "__get
 def register(rule: Rule) -> None:
     """Make a rule known for its kinds and for subclasses that compute the same."""
     _rules.update(dict.fromkeys(rule.kinds, rule))
+    for kind in rule.kinds:
+        _original(kind)
 
 
 def register_named(name: str, rule: Rule) -> None:
@@ -108,24 +115,35 @@ def find(module: nn.Module) -> Rule | None:
             replaced = what_is_replaced(module, kind)
             if replaced:
                 raise TypeError(
-                    f"{type(module).__name__} computes something else than {kind.__name__}: its "
-                    f"{replaced} was replaced, so the rule of {kind.__name__} does not hold"
+                    f"{type(module).__name__} computes something else than {kind.__name__}: "
+                    f"{replaced}, so the rule of {kind.__name__} does not hold"
                 )
             return rule
     return None
 
 
 def what_is_replaced(module: nn.Module, kind: type[nn.Module]) -> str | None:
-    """The first method of a kind that the module has not from it, or the first hooks it has.
+    """What is no longer the kind's: a method, or that there are no hooks; None if all is.
 
     A kind's ``forward`` may call any method that the kind defines, so each of them counts, on the
-    class of the module and on the module itself.
+    class of the module, on the module itself, and on the kind since its rule was made.
     """
-    for name in (*methods(kind), *CALLS):
-        if name in vars(module) or _defined(type(module), name) is not _defined(kind, name):
-            return name
+    for name, original in _original(kind).items():
+        if name in vars(module) or _defined(type(module), name) is not original:
+            return f"its {name} was replaced"
     hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
-    return next((name[1:] for name in hooks if getattr(module, name)), None)
+    for name in hooks:
+        if getattr(module, name):
+            return f"its {name[1:]} are not empty"
+    if _has_any_global_hook():
+        return "there are hooks of all modules, see torch.nn.modules.module"
+    return None
+
+
+def _original(kind: type[nn.Module]) -> dict[str, object]:
+    if kind not in _originals:
+        _originals[kind] = {name: _defined(kind, name) for name in (*methods(kind), *CALLS)}
+    return _originals[kind]
 
 
 @cache

@@ -139,12 +139,17 @@ def test_autocast_leaves_double_precision_alone():
         assert layer(x).dtype == native(x).dtype == torch.float64
 
 
-def test_activations_stay_features_first():
+@pytest.mark.parametrize("features_first", [False, True], ids=["as torch", "features first"])
+def test_activations_lie_as_the_images_do(features_first):
     first, second = sm.Conv2d(1, 2, 3, input_size=6), sm.Conv2d(2, 2, 3, input_size=4)
-    y = first(torch.randn(5, 1, 6, 6)).relu()
-    assert y.stride(0) == 1
-    assert y.flatten(1).data_ptr() == y.data_ptr()
-    assert second(y).stride(0) == 1
+    x = torch.randn(5, 1, 6, 6)
+    if features_first:
+        x = x.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+    y = first(x.requires_grad_()).relu()
+    for image in (y, second(y)):
+        assert image.stride(0) == 1 if features_first else image.is_contiguous()
+    (grad,) = torch.autograd.grad(second(y).sum(), x)
+    assert grad.stride() == x.stride()
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])

@@ -1,5 +1,7 @@
 """The local map of piecewise linear networks, against autograd and the networks themselves."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -181,3 +183,48 @@ def test_what_is_not_piecewise_linear_is_named(message):
 def test_an_input_of_integers_is_refused():
     with pytest.raises(TypeError, match=r"floating-point numbers, got torch\.int64"):
         sm.local_map(nn.Identity(), torch.arange(3))
+
+
+def test_weights_that_were_written_to_are_refused():
+    module, x = made(Own, (2, 8, 8))
+    a = sm.local_map(module, x)
+    with torch.no_grad():
+        module.conv.weight.add_(1)
+    for product in (lambda: a @ x.reshape(-1), lambda: a.row(0)):
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            product()
+
+
+KINDS = {
+    "local map": sm.local_map,
+    "Jacobian": sm.jacobian,
+    "secant map": sm.secant_map,
+    "system": sm.block_system,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_the_matrices_of_a_network_have_the_vocabulary_of_lazy_ones(kind):
+    module, x = made(Own, (2, 8, 8))
+    matrix = kind(module, x)
+    for one in (matrix, matrix.T, matrix.to(torch.float32), matrix.to(torch.complex128).T):
+        names = {name for name in dir(sm.Sum) if name[0] != "_"} - {"terms"}
+        assert not {name for name in names if not hasattr(one, name)} - {"parts"}
+        assert one.detach() is one and not one.requires_grad and one.num_parameters == 0
+        assert deepcopy(one) is one
+    v = torch.randn(matrix.shape[1], 2, dtype=torch.float64)
+    expected = matrix @ v
+    single = matrix.to(torch.float32)
+    assert single.dtype == (single @ v.float()).dtype == torch.float32
+    torch.testing.assert_close(single @ v.float(), expected.float())
+    with pytest.raises(ValueError, match=r"float32 and torch\.float64"):
+        single @ v
+    assert single.to(torch.float64) is matrix
+    wide = matrix.to(torch.complex128)
+    torch.testing.assert_close(wide @ (v + 2j * v), expected + 2j * expected)
+    u = torch.randn(matrix.shape[0], dtype=torch.float64)
+    torch.testing.assert_close(wide.H @ (1j * u), 1j * (matrix.T @ u))
+    torch.testing.assert_close(
+        ((2 * matrix).to(torch.float32) - single) @ v.float(), single @ v.float()
+    )
+    torch.testing.assert_close((matrix + matrix).detach() @ v, 2 * expected)

@@ -24,8 +24,8 @@ def in_double_precision():
     torch.set_default_dtype(before)
 
 
-def check_equal(module, network, *args, **kwargs):
-    """Output and parameter gradients agree to 1e-10 of the largest."""
+def check_equal(module, network, *args, tolerance=1e-10, **kwargs):
+    """Output and parameter gradients agree to a part of the largest."""
     seed = torch.get_rng_state()
     results = []
     for net in (module, network):
@@ -37,13 +37,13 @@ def check_equal(module, network, *args, **kwargs):
         grads = torch.autograd.grad((weight * y).sum(), list(named.values()), allow_unused=True)
         results.append((y, dict(zip(named, grads, strict=True))))
     (y, grads), (actual, mine) = results
-    assert (y - actual).abs().max() <= 1e-10 * y.abs().max()
+    assert (y - actual).abs().max() <= tolerance * y.abs().max()
     assert set(grads) == set(mine)
     largest = max(grad.abs().max() for grad in grads.values() if grad is not None)
     for name, grad in grads.items():
         assert (grad is None) == (mine[name] is None), name
         if grad is not None:
-            assert (grad - mine[name]).abs().max() <= 1e-10 * largest, name
+            assert (grad - mine[name]).abs().max() <= tolerance * largest, name
 
 
 class Shared(nn.Module):
@@ -125,6 +125,170 @@ def test_output_and_gradients_are_those_of_the_network(make, shape, training):
     assert network.training == training
     check_equal(module, network, torch.randn(2, *shape))
     module.load_state_dict(network.state_dict())
+
+
+@pytest.mark.parametrize("make, shape", NETWORKS.values(), ids=NETWORKS)
+def test_in_single_precision_they_agree_to_a_ten_thousandth(make, shape):
+    module = make().float().eval()
+    network = converted(module, shape)
+    check_equal(module, network, torch.randn(2, *shape).float(), tolerance=1e-4)
+
+
+class Inplace(nn.Module):
+    """Writes to what its parts are given and return."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+        self.pool, self.maximum = nn.AvgPool2d(2), nn.MaxPool2d(2)
+
+    def forward(self, x):
+        y = self.first(x)
+        y[:, 0].mul_(2)
+        z = self.pool(self.second(F.relu_(y))).add_(1)
+        z = self.maximum(z)
+        z.view(-1)[0] = 1
+        return z.as_strided((len(z), 4), (z.stride(0), 1))
+
+
+class Nested(nn.Module):
+    """A dictionary goes in, a part returns lists in a dictionary."""
+
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3)
+
+        def forward(self, x, other=None, *, scale=1):
+            return {"all": [scale * self.conv(x), (self.conv(other),)]}
+
+    def __init__(self):
+        super().__init__()
+        self.part = self.Part()
+
+    def forward(self, batch):
+        first, (second,) = self.part(batch["image"], other=batch["other"], scale=2)["all"]
+        return first + second, "more"
+
+
+class Trying(nn.Module):
+    """A part fails, and the network goes another way."""
+
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3)
+
+        def forward(self, x):
+            raise RuntimeError(f"no such image: {self.conv(x).shape}")
+
+    def __init__(self):
+        super().__init__()
+        self.part, self.conv = self.Part(), nn.Conv2d(1, 2, 3)
+
+    def forward(self, x):
+        try:
+            return self.part(x)
+        except RuntimeError:
+            return self.conv(x)
+
+
+class Random(nn.Sequential):
+    """Dropout draws in the order in which its input lies in memory."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 2, 3), nn.Dropout(), nn.BatchNorm2d(2))
+
+
+class Dynamic(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x):
+        while x.shape[-1] > 2:
+            x = F.max_pool2d(self.conv(x), 2)
+        return x
+
+
+ODD = {
+    "in place": (Inplace, lambda: torch.randn(3, 1, 8, 8)),
+    "nested": (
+        Nested,
+        lambda: ({"image": torch.randn(2, 1, 8, 8), "other": torch.randn(2, 1, 8, 8)},),
+    ),
+    "an error that is caught": (Trying, lambda: torch.randn(2, 1, 8, 8)),
+    "dropout": (Random, lambda: torch.randn(3, 1, 8, 8)),
+    "dynamic": (Dynamic, lambda: torch.randn(2, 1, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("make, example", ODD.values(), ids=ODD)
+def test_odd_networks_are_what_they_were(make, example):
+    module, x = make(), example()
+    network = sm.from_module(module, x)
+    assert any(isinstance(part, (sm.Conv2d, PerSize)) for part in network.modules())
+    check_equal(module, network, *(x if isinstance(x, tuple) else (x,)))
+
+
+class Written(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3)
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.conv.weight.mul_(0.5)
+        return self.conv(x)
+
+
+class Packed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(8, 2, batch_first=True)
+
+    def forward(self, x):
+        packed = nn.utils.rnn.pack_padded_sequence(x[:, 0], [8, 3], batch_first=True)
+        return self.rnn(packed)[0].data
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3)
+
+    def forward(self, x):
+        return self.conv(input=x)
+
+
+HALVES = {
+    "types": lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3).float()),
+    "devices": lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3).to("meta")),
+}
+REFUSED = {
+    r"conv\.weight must stay as it is": (ValueError, Written),
+    r"rnn \(LSTM\): the part must be called with a tensor": (ValueError, Packed),
+    r"conv \(Conv2d\): .*unexpected keyword argument 'input'": (TypeError, Named),
+    r"^0 \(Part\): no such image": (ValueError, lambda: nn.Sequential(Trying().part)),
+    r"^1 \(Conv2d\): Input type": (ValueError, HALVES["types"]),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_a_network_cannot_do_is_told_with_the_part(message):
+    error, make = REFUSED[message]
+    with pytest.raises(error, match=message):
+        sm.from_module(make(), torch.randn(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize("make", [sm.local_map, sm.jacobian, sm.block_system])
+def test_a_network_half_elsewhere_is_told_with_the_part(make):
+    x = torch.randn(1, 8, 8)
+    with pytest.raises(ValueError, match=r"1\.weight must have values, got a tensor on the meta"):
+        make(HALVES["devices"](), x)
+    if make is not sm.jacobian:
+        with pytest.raises(ValueError, match=r"^1 \(Conv2d\): Input type"):
+            make(HALVES["types"](), x)
 
 
 def test_every_convolution_and_pooling_is_a_matrix_layer():

@@ -24,6 +24,7 @@ from sparsemat.products import recurrence as recurrence_products
 from sparsemat.products.attention import attend, scores
 from sparsemat.products.indices import narrowed
 from sparsemat.products.recurrence import recurrence
+from sparsemat.products.steps import StepBlocks, boxes
 
 
 def random_pattern(rows, cols, nnz, parameters, seed=0):
@@ -385,11 +386,71 @@ def test_blocks_are_large_where_launches_count(monkeypatch):
 
     def launches():
         product = GatherProduct.of(pattern)
-        return sum(len(run.blocks) for run in product.blocks.runs(x))
+        return sum(len(run.blocks) for run in product.blocks.runs(x, product.blocks.layout(x)))
 
     assert launches() > 5
     monkeypatch.delitem(blocks.BLOCK_BYTES, "cpu")
     assert launches() == 1
+
+
+STEPS = {
+    "padded": conv_pattern(3, 4, (5, 6), 3, padding=1),
+    "strided groups": conv_pattern(4, 6, (7, 6), 3, padding=1, stride=2, groups=2),
+    "depthwise, dilated": conv_pattern(3, 3, (9, 8), 3, padding=2, dilation=2, groups=3),
+    "one tap": conv_pattern(3, 5, (4, 4), 1),
+    "one tap, strided": conv_pattern(3, 5, (5, 4), 1, stride=2),
+    "3-D": conv_pattern(2, 3, (3, 4, 5), (1, 2, 3), padding=(0, 1, 1)),
+    "transposed": conv_pattern(3, 2, (6, 8), 3, padding=1).T,
+    "averages": sm.avg_pool_pattern(2, (6, 6), 2)[0],
+}
+
+
+@pytest.mark.parametrize("size", [64, 1 << 20], ids=["many blocks", "few blocks"])
+@pytest.mark.parametrize("batch_first", [True, False], ids=["batch first", "features first"])
+@pytest.mark.parametrize("pattern", STEPS.values(), ids=STEPS)
+def test_regular_steps_read_views_in_the_layout_of_the_vectors(
+    pattern, batch_first, size, monkeypatch
+):
+    monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", size)
+    product = GatherProduct.of(pattern)
+    assert isinstance(product.blocks, StepBlocks)
+    torch.manual_seed(0)
+    theta = torch.randn(pattern.num_parameters, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(5, pattern.shape[1], dtype=torch.float64).t()
+    x = (x if batch_first else x.contiguous()).requires_grad_()
+    grad = torch.randn(pattern.shape[0], 5, dtype=torch.float64)
+    y = product(theta, x)
+    assert (y.stride(0) == 1) == batch_first
+    results = [[y, *torch.autograd.grad(y, (theta, x), grad)]]
+    assert results[0][2].stride() == x.stride()
+    expected = choose(pattern, "general")(theta, x)
+    results.append([expected, *torch.autograd.grad(expected, (theta, x), grad)])
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        product.adjoint(theta, grad), choose(pattern, "general").adjoint(theta, grad)
+    )
+
+
+IRREGULAR = {
+    "reflected": conv_pattern(2, 3, (5, 5), 3, padding=1, padding_mode="reflect"),
+    "untied": conv_pattern(2, 3, (5, 5), 3, padding=1).untied(),
+}
+
+
+@pytest.mark.parametrize("pattern", IRREGULAR.values(), ids=IRREGULAR)
+def test_other_tables_are_gathered_by_an_index(pattern):
+    assert isinstance(choose(pattern).blocks, blocks.IndexBlocks)
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 40))
+def test_boxes_are_runs_of_a_grid(sizes, most):
+    places = np.arange(np.prod(sizes)).reshape(sizes)
+    found = [
+        places[tuple(slice(a, a + n) for a, n in zip(first, lengths, strict=True))].reshape(-1)
+        for first, lengths in boxes(sizes, most)
+    ]
+    assert max(map(len, found)) <= 2 * most
+    assert np.array_equal(np.concatenate(found), places.reshape(-1))
 
 
 def test_block_rows_with_one_support_and_permuted_rows_are_regular():

@@ -113,3 +113,33 @@ def test_batch_normalisation_uses_its_statistics_in_eval_mode_whatever_the_flag(
     x = torch.randn(1, 2, 3, 3)
     W, b = sm.to_matrix(module, (2, 3, 3))
     torch.testing.assert_close(W @ x.reshape(-1) + b, module(x).reshape(-1))
+
+
+@pytest.mark.parametrize("name", ["forward", "_conv_forward", "__call__"])
+def test_a_class_that_was_patched_since_is_refused(name, monkeypatch):
+    module = nn.Conv2d(1, 2, 3)
+    monkeypatch.setattr(nn.Conv2d, name, lambda self, x, *args: x)
+    for refused in (sm.to_matrix, sm.from_module):
+        with pytest.raises(TypeError, match=f"Conv2d: its {name} was replaced"):
+            refused(module, (1, 4, 4))
+    monkeypatch.undo()
+    assert find(module) is not None
+
+
+REGISTER = [
+    nn.modules.module.register_module_forward_hook,
+    nn.modules.module.register_module_forward_pre_hook,
+    nn.modules.module.register_module_full_backward_hook,
+]
+
+
+@pytest.mark.parametrize("register", REGISTER, ids=lambda register: register.__name__)
+def test_hooks_of_all_modules_are_refused(register):
+    network = nn.Sequential(nn.ReLU(), nn.Conv2d(1, 2, 3))
+    handle = register(lambda *_: None)
+    try:
+        with pytest.raises(TypeError, match=r"^1: Conv2d .* there are hooks of all modules"):
+            sm.from_module(network, (1, 4, 4))
+    finally:
+        handle.remove()
+    assert isinstance(sm.from_module(network, (1, 4, 4))[1], sm.Conv2d)

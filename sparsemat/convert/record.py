@@ -10,11 +10,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from ..rules import checked_shape
 from ..rules import like as like_of
 
 Example = Sequence[int] | torch.Tensor | Sequence[torch.Tensor] | Mapping[str, Any]
+
+# what networks and torch raise for inputs that do not fit
+REFUSALS = TypeError, ValueError, RuntimeError, AssertionError
 
 
 @dataclass
@@ -74,7 +78,7 @@ def arguments(
         return (example,), {}
     if isinstance(example, Mapping):
         return (), dict(example)
-    if isinstance(example, (list, tuple)) and any(torch.is_tensor(part) for part in example):
+    if isinstance(example, (list, tuple)) and any(map(torch.is_tensor, tree_leaves(example))):
         return tuple(example), {}
     shape = checked_shape(example)
     batch_second = getattr(module, "batch_first", True) is False
@@ -91,21 +95,28 @@ def record(
     round the parts of an attention are off.
 
     Raises:
-        TypeError, ValueError, RuntimeError: As the network itself raises for these arguments.
+        TypeError: As the network itself raises for these arguments, with the path of the part.
+        ValueError: The network or torch refuses the arguments in another way, likewise; or the
+            network writes to a parameter.
     """
     paths = {part: path for path, part in module.named_modules()}
     result = Record(paths, {part: [] for part in paths})
-    handles, open_calls, orders = [], [], count()
+    counted = {path: p for path, p in module.named_parameters() if not p.is_inference()}
+    versions = {path: parameter._version for path, parameter in counted.items()}
+    handles, orders = [], count()
+    running: list[tuple[nn.Module, Call]] = []
 
     def before(part: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         call = Call(_shapes(args), _shapes(kwargs), order=next(orders), clock=-clock())
         result.calls[part].append(call)
-        open_calls.append(call)
+        running.append((part, call))
         # one input: self-attention, which torch's cannot do and the matrix layer can
         return (args * 3, kwargs) if _is_alone(part, call) else None
 
     def after(part: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        call = open_calls.pop()
+        while running[-1][0] is not part:  # the network went on after an error in a part
+            running.pop()
+        _, call = running.pop()
         call.clock += clock()
         if _is_alone(part, call):
             call.output = _shapes(output[0])
@@ -119,10 +130,25 @@ def record(
             handles.append(part.register_forward_hook(after, with_kwargs=True))
         with undisturbed(module):
             result.output = _shapes(module(*args, **kwargs))
+    except REFUSALS as error:
+        part = running[-1][0] if running else module
+        where = f"{paths[part]} ({type(part).__name__})" if paths[part] else type(part).__name__
+        raise located(error, where) from error
     finally:
         for handle in handles:
             handle.remove()
+    for path, parameter in counted.items():
+        if parameter._version != versions[path]:
+            raise ValueError(f"{path} must stay as it is in a forward pass, got one that writes it")
     return result
+
+
+def located(error: Exception, where: str) -> Exception:
+    """The error with the part that was running: a TypeError or a ValueError, but for memory."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return error
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    return kind(f"{where}: {error}")
 
 
 def one_shape(part: nn.Module, call: Call) -> tuple[int, ...]:
@@ -180,7 +206,7 @@ def _mapped(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     if torch.is_tensor(value):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_mapped(part, change) for part in value))
+        return type(value)._make(_mapped(part, change) for part in value)  # nothing is checked
     if isinstance(value, (list, tuple)):
         return type(value)(_mapped(part, change) for part in value)
     if isinstance(value, dict):

@@ -71,8 +71,7 @@ class AverageLayer(MatrixLayer):
             x: Images ``(N, channels, *input_size)``, or one without the batch axis.
 
         Returns:
-            Tensor ``(N, channels, *output)``, or one without the batch axis, features first in
-            memory.
+            Tensor ``(N, channels, *output)``, or one without the batch axis.
 
         Raises:
             TypeError: ``x`` is no tensor.

@@ -80,9 +80,9 @@ class KernelLayer(MatrixLayer):
             x: Images ``(N, in_channels, *input_size)``, or one without the batch axis.
 
         Returns:
-            Tensor ``(N, out_channels, *output_size)``, or one without the batch axis. It lies
-            features first in memory: neighbours are the same entry of different images; in torch's
-            own order where the form is ``"native"``.
+            Tensor ``(N, out_channels, *output_size)``, or one without the batch axis. It lies in
+            memory as ``x`` does, or features first where pixels are gathered by an index (untied,
+            or padded with other things than zeros).
 
         Raises:
             TypeError: ``x`` is no tensor.

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import max_pool2d
 
 from ..arguments import as_tuple
 from ..matrix import SparseMatrix
 from ..pattern import Pattern
 from ..rules import Rule, image_size, refuse, register
-from ..windows import Windows, combine_axes, pool_windows
+from ..windows import Windows, pool_windows
 from .averages import own_layer
 from .base import MatrixLayer, as_images, check_flags, require_tensor
 
@@ -74,8 +75,12 @@ class MaxPool2d(MatrixLayer, nn.MaxPool2d):
         return self.windows.output_size
 
     def prepare(self) -> None:
-        """Lay out the cells of every window."""
-        self._cells()
+        """Refuse windows that hold no cell."""
+        key = (
+            *(self.kernel_size, self.stride, self.padding, self.dilation),
+            *(self.ceil_mode, self.input_size),
+        )
+        self.remembered("checked", key, self._check)
 
     def matrix(self, x: torch.Tensor) -> SparseMatrix:
         """The matrix S(x) of one image, whose only values are ones.
@@ -94,7 +99,7 @@ class MaxPool2d(MatrixLayer, nn.MaxPool2d):
         if x.ndim != 3:
             raise ValueError(f"x must be one image (C, *{self.input_size}), got {tuple(x.shape)}")
         images = as_images(x, None, self.input_size)
-        chosen = self._first_maximisers(images.detach().flatten(2).permute(1, 2, 0))[..., 0]
+        chosen = self._first_maximisers(images)[0]
         channels, outputs = chosen.shape
         pixels = prod(self.input_size)
         col = (chosen.cpu().numpy() + pixels * np.arange(channels)[:, None]).reshape(-1)
@@ -109,53 +114,32 @@ class MaxPool2d(MatrixLayer, nn.MaxPool2d):
             x: Images ``(N, channels, *input_size)``, or one without the batch axis.
 
         Returns:
-            Tensor ``(N, channels, *output_size)``, or one without the batch axis, features first in
-            memory.
+            Tensor ``(N, channels, *output_size)``, or one without the batch axis.
 
         Raises:
             ValueError: ``x`` has another shape.
         """
         images = as_images(x, None, self.input_size)
-        features = images.flatten(2).permute(1, 2, 0).contiguous()  # (channels, pixels, N)
-        y = features.gather(1, self._first_maximisers(features.detach()))
-        y = y.permute(2, 0, 1).unflatten(2, self.output_size)
+        y = images.flatten(2).gather(2, self._first_maximisers(images))
+        y = y.unflatten(2, self.output_size)
         return y if x.ndim == 4 else y[0]
 
     def extra_repr(self) -> str:
         """The arguments that torch shows, and the size of the images."""
         return f"{super().extra_repr()}, input_size={self.input_size}"
 
-    def _first_maximisers(self, features: torch.Tensor) -> torch.Tensor:
-        """The pixel that each output selects, ``(channels, outputs, N)``."""
-        cells = self._cells(features.device)
-        first = cells.gather(0, (cells >= 0).to(torch.uint8).argmax(0, keepdim=True))[0]
-        best = features.index_select(1, first)
-        chosen = first[:, None].expand(best.shape).contiguous()
-        for cell in cells:
-            value = features.index_select(1, cell.clamp(min=0))
-            better = (value > best) | value.isnan()  # as torch: a later NaN wins
-            better &= (cell >= 0)[:, None]
-            best = torch.where(better, value, best)
-            chosen = torch.where(better, cell[:, None], chosen)
-        return chosen
+    def _first_maximisers(self, images: torch.Tensor) -> torch.Tensor:
+        """The pixel that each output selects, as torch chooses it, ``(N, channels, outputs)``."""
+        self.prepare()
+        geometry = self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+        return max_pool2d(images.detach(), *geometry, return_indices=True)[1].flatten(2)
 
-    def _cells(self, device: torch.device | str = "cpu") -> torch.Tensor:
-        """The k-th cell of every window in row k, -1 outside; int64 ``(cells, outputs)``."""
-        key = (
-            *(self.kernel_size, self.stride, self.padding, self.dilation),
-            *(self.ceil_mode, self.input_size),
-        )
-        cells = self.remembered("cells", key, self._make_cells)
-        return torch.tensor(cells, device=device)
-
-    def _make_cells(self) -> np.ndarray:
-        pixel = combine_axes(self.windows.reads, self.input_size)
-        if not (pixel >= 0).any(1).all():
+    def _check(self) -> None:
+        if not all((reads >= 0).any(1).all() for reads in self.windows.reads):
             raise ValueError(
                 "every window must hold a cell of the input, got a window beyond it with "
                 f"input_size={self.input_size}, padding={self.padding} and dilation={self.dilation}"
             )
-        return np.ascontiguousarray(pixel.T)
 
 
 def _layer(module: nn.MaxPool2d, shape: tuple[int, ...], options: dict[str, Any]) -> nn.Module:

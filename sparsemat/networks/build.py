@@ -8,6 +8,7 @@ from torch import nn
 
 from .follow import Block, Follow
 from .forms import MOVEMENTS, RULES
+from .paths import require_values
 from .system import BlockSystem
 
 HINTS = {
@@ -40,7 +41,8 @@ def block_system(model: nn.Module, *inputs: torch.Tensor) -> BlockSystem:
         A :class:`sparsemat.networks.BlockSystem`: a snapshot, which does not follow the parameters.
 
     Raises:
-        ValueError: The output is not finite.
+        ValueError: The output is not finite, a parameter has no values, or torch refuses the
+            inputs; the message names the part.
         TypeError: There is no tensor of floating-point numbers, the output is none (nor a tuple
             that begins with one), or an operation on the way to it has no such form; the message
             names it and the part.
@@ -50,6 +52,7 @@ def block_system(model: nn.Module, *inputs: torch.Tensor) -> BlockSystem:
     if not any(torch.is_tensor(x) and x.is_floating_point() for x in inputs):
         kinds = ", ".join(str(getattr(x, "dtype", type(x).__name__)) for x in inputs)
         raise TypeError(f"inputs must have a tensor of floating-point numbers, got {kinds or None}")
+    require_values(model)
     axis = 1 if getattr(model, "batch_first", True) is False else 0
     given = [x.detach().clone().unsqueeze(axis) if torch.is_tensor(x) else x for x in inputs]
     floating = [x for x in given if torch.is_tensor(x) and x.is_floating_point()]

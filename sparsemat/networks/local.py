@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .paths import require_values
 from .piecewise import Gate, Watch
 from .real import RealMatrix
 
@@ -128,9 +129,11 @@ def local_map(model: nn.Module, x: torch.Tensor) -> LocalMap:
     Raises:
         TypeError: ``x`` is no tensor of floating-point numbers, the output is no tensor, or an
             operation is not piecewise linear in x; the message names it and the part.
+        ValueError: A parameter has no values, or torch refuses x; with the path.
 
     Source: chapter "A CNN as one matrix".
     """
+    require_values(model)
     with torch.enable_grad():
         x = _input(x)
         watch = Watch(x, model)
@@ -156,6 +159,7 @@ def jacobian(model: nn.Module, x: torch.Tensor) -> Jacobian:
 
     Raises:
         TypeError: ``x`` is no tensor of floating-point numbers, or the output is no tensor.
+        ValueError: A parameter has no values; with its path.
 
     Source: chapter "A CNN as one matrix".
     """
@@ -164,6 +168,7 @@ def jacobian(model: nn.Module, x: torch.Tensor) -> Jacobian:
         buffers = {name: value.clone() for name, value in model.named_buffers()}
         return _output(torch.func.functional_call(model, buffers, (x,)))
 
+    require_values(model)
     with torch.enable_grad():
         x = _input(x)
         return Jacobian(x, run(x), run)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .fixed import fixed
 from .paths import running
 
 # linear in all their tensor arguments together
@@ -155,14 +156,20 @@ class Watch(TorchDispatchMode):
 
 
 class _Attached(TorchFunctionMode):
-    """Knows what the network detaches, which it may to choose; autograd itself detaches, too."""
+    """Knows what the network detaches, which it may to choose; autograd itself detaches, too.
+
+    What is linear in the input gets a cheap adjoint here, above autograd.
+    """
 
     def __init__(self, watch: Watch) -> None:
         super().__init__()
         self.watch = watch
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None):
-        result = function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        if not any(self.watch._among(self.watch.kept, x) for x in (*args[1:], *kwargs.values())):
+            result = fixed(function, args, kwargs, result)
         cuts = torch.Tensor.detach, torch.Tensor.detach_, torch.Tensor.data.__get__
         if function in cuts and self.watch._among(self.watch.kept, args[0]):
             result = result.clone()

@@ -1,6 +1,8 @@
-"""What the matrices of a network at an input share: they are real, and know both products."""
+"""What the matrices of a network at an input share: real, of now, known with their transposes."""
 
 from __future__ import annotations
+
+from typing import Any, Self
 
 import torch
 
@@ -8,7 +10,17 @@ from ..matrix import Matrix
 
 
 class RealMatrix(Matrix):
-    """A real matrix that is not formed; a kind says how it and its transpose multiply columns."""
+    """A real matrix that is not formed; a kind says how it and its transpose multiply columns.
+
+    It is the matrix of the run that made it, so it has no parameters and takes no gradients.
+
+    Attributes:
+        num_parameters: None of its numbers is a parameter: 0.
+        requires_grad: False.
+    """
+
+    num_parameters = 0
+    requires_grad = False
 
     @property
     def T(self) -> Matrix:
@@ -18,6 +30,19 @@ class RealMatrix(Matrix):
     def conj(self) -> Matrix:
         """Itself: it is real."""
         return self
+
+    def detach(self) -> Self:
+        """Itself: it is the matrix of then."""
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Matrix:
+        """The matrix for vectors of another dtype or device, multiplied in its own."""
+        like = torch.empty(0, dtype=self.dtype, device=self.device).to(*args, **kwargs)
+        same = (like.dtype, like.device) == (self.dtype, self.device)
+        return self if same else Converted(self, like)
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        return self  # nothing in it can change
 
     def _multiply_back(self, u: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
@@ -40,3 +65,38 @@ class Transposed(RealMatrix):
 
     def _multiply_back(self, u: torch.Tensor) -> torch.Tensor:
         return self.matrix._multiply(u)
+
+
+class Converted(RealMatrix):
+    """A matrix of this kind for vectors of another type or device, complex ones too.
+
+    Args:
+        matrix: The matrix.
+        like: A tensor of that type on that device.
+    """
+
+    def __init__(self, matrix: RealMatrix, like: torch.Tensor) -> None:
+        self.matrix, self.shape = matrix, matrix.shape
+        self.dtype, self.device = like.dtype, like.device
+
+    @property
+    def T(self) -> Matrix:
+        """The transposed matrix, converted."""
+        return self.matrix.T.to(self.device, self.dtype)
+
+    def to(self, *args: Any, **kwargs: Any) -> Matrix:
+        """The matrix for vectors of yet another dtype or device."""
+        like = torch.empty(0, dtype=self.dtype, device=self.device).to(*args, **kwargs)
+        return self.matrix.to(like.device, like.dtype)
+
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
+        return self._through(self.matrix._multiply, x)
+
+    def _multiply_back(self, u: torch.Tensor) -> torch.Tensor:
+        return self._through(self.matrix._multiply_back, u)
+
+    def _through(self, multiply: Any, x: torch.Tensor) -> torch.Tensor:
+        parts = (x.real, x.imag) if x.is_complex() else (x,)
+        made = [multiply(p.to(self.matrix.device, self.matrix.dtype)) for p in parts]
+        result = torch.complex(*made) if x.is_complex() else made[0]
+        return result.to(self.device, self.dtype)

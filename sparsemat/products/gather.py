@@ -24,9 +24,13 @@ import torch
 from ..kronecker import KroneckerPattern, _interned
 from ..pattern import Pattern
 from . import plain
-from .blocks import Block, Blocks, Run
+from .blocks import Blocks, IndexBlocks, Run
+from .layout import Layout
 from .product import ADJOINT, APPLY, Product
+from .steps import StepBlocks
 from .tables import Tables, UntiedTables, find
+
+TALL = 64  # outputs from which their gradient is summed as fast row by row as column by column
 
 
 class GatherProduct(Product):
@@ -41,8 +45,9 @@ class GatherProduct(Product):
         self.shape, self.num_parameters = pattern.shape, pattern.num_parameters
         self.nnz = pattern.nnz
         self.tables, self.sizes = tables, tables.sizes  # G, M, K, L
-        self.reads_absent = tables.reads_absent
-        self.blocks = Blocks(tables, pattern.shape)
+        self.blocks: Blocks = IndexBlocks(tables, pattern.shape)
+        if tables.steps is not None and self.blocks.row_strides is not None:
+            self.blocks = StepBlocks(tables, pattern.shape)
         self._transposed = _transposed_pattern(pattern, tables)
 
     def __repr__(self) -> str:
@@ -68,13 +73,13 @@ class GatherProduct(Product):
         return None if product is None or product.blocks.row_strides is None else product
 
     def numbers(self, kind: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        """One of the three maps, block by block."""
+        """One of the three maps, block by block; the result lies in memory as ``right`` does."""
         if kind == APPLY:
             return _multiply(self, left, right)
         if kind == ADJOINT:
-            if self.transposed is None:
-                return _scatter(self, left, right).clone()  # no view: forward mode refuses one
-            return _multiply(self.transposed, left, right)
+            if self._gathers_back(right):
+                return _multiply(self.transposed, left, right)
+            return _scatter(self, left, right)
         total = _wide_zeros(right, self.num_parameters)
         _pass(self, None, right, None, left, total)
         return total.to(right.dtype)
@@ -87,7 +92,9 @@ class GatherProduct(Product):
         total = _wide_zeros(x, self.num_parameters) if wants_theta else None
         grad_x = None
         conj_theta = theta.conj().resolve_conj() if theta.is_complex() else theta
-        if wants_x and self.transposed is not None:
+        # in the layout of x: the layer before multiplies its gradient with what it saved in that
+        grad = Layout.of(x).laid(grad.resolve_conj())
+        if wants_x and self._gathers_back(grad):
             # grad x^H is the transpose of conj(x) grad^T: what is gathered from grad serves both
             other = x.conj().resolve_conj() if x.is_complex() else x
             grad_x = _multiply(self.transposed, conj_theta, grad, other, total)
@@ -96,10 +103,14 @@ class GatherProduct(Product):
                 _pass(self, None, x.conj() if x.is_complex() else x, None, grad, total)
             if wants_x:
                 grad_x = _scatter(self, conj_theta, grad)
-        if wants_x and x.stride() == (1, x.shape[0]):
-            # in the layout of x: the layer before multiplies it with what it saved in that one
-            grad_x = grad_x.t().contiguous().t()
+        if wants_x:
+            grad_x = Layout.of(x).laid(grad_x)
         return total if total is None else total.to(theta.dtype), grad_x
+
+    def _gathers_back(self, grad: torch.Tensor) -> bool:
+        """Whether the transposed product serves, which rearranges the weights first."""
+        _, outputs, _, positions = self.sizes
+        return positions * grad.shape[1] >= outputs and self.transposed is not None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The whole tables, flattened: what is read, written and multiplied."""
@@ -108,15 +119,6 @@ class GatherProduct(Product):
     def plain(self, kind: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """One of the three maps by operations that torch can trace, batch and differentiate."""
         return plain.gathered(self, kind, left, right)
-
-    def padded(self, x: torch.Tensor) -> torch.Tensor:
-        """Contiguous x, above a row of zeros if a slot reads none of its rows."""
-        x = x.resolve_conj()
-        if not self.reads_absent:
-            return x.contiguous()
-        padded = x.new_empty(x.shape[0] + 1, x.shape[1])
-        padded[:-1], padded[-1] = x, 0
-        return padded
 
 
 def _multiply(
@@ -127,8 +129,9 @@ def _multiply(
     grad_theta: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``W x``, and on the way the gradient of theta if it is wanted."""
-    new = x.new_empty if product.blocks.covers_all_rows else x.new_zeros
-    y = new(product.shape[0], x.shape[1])
+    y = product.blocks.layout(x).empty(x, product.shape[0])
+    if not product.blocks.covers_all_rows:
+        y.zero_()
     _pass(product, theta, x, y, grad, grad_theta)
     return y
 
@@ -142,57 +145,35 @@ def _pass(
     grad_theta: torch.Tensor | None,
 ) -> None:
     """Gather x once: write ``W x`` to y, and add theta's share of ``grad x^T`` to grad_theta."""
-    n = x.shape[1]
+    n, blocks = x.shape[1], product.blocks
     if n == 0:
         return
-    x, runs = product.padded(x), product.blocks.runs(x)
+    layout = blocks.layout(x)
+    x, runs = blocks.padded(x.resolve_conj(), layout), blocks.runs(x, layout)
     theta = None if theta is None else theta.resolve_conj()
-    grad = None if grad_theta is None else grad.resolve_conj().contiguous()
-    buffer = x.new_empty(max(len(block.index) for run in runs for block in run.blocks), n)
+    grad = None if grad_theta is None else layout.laid(grad.resolve_conj())
+    tall = product.sizes[3] == 1 or product.sizes[1] >= TALL
+    buffer = x.new_empty(max(blocks.copied(block, n) for run in runs for block in run.blocks))
     for run in runs:
         weights = None if y is None else _weights(theta, product, run)
         if grad is None:
             total = None
-        elif in_place := product.sizes[3] == 1 and isinstance(run.params, slice):
+        elif in_place := tall and isinstance(run.params, slice):
             total = _weights(grad_theta, product, run)
         else:
             # (K, M) rather than (M, K): the product with few outputs is faster this way round
             total = grad_theta.new_zeros(*run.blocks[0].shape[:2], product.sizes[1])
-        shape = None
         for block in run.blocks:
-            if block.shape != shape:
-                shape = groups, slots, positions = block.shape
-                rows = buffer.narrow(0, 0, groups * slots * positions)
-                gathered = rows.view(groups, slots, positions * n)
-            torch.index_select(x, 0, block.index, out=rows)
+            gathered = blocks.gather(x, block, buffer)
             if weights is not None:
-                _write(product, y, block, weights, gathered)
+                blocks.write(y, block, weights, gathered)
             if total is not None:
-                part = product.blocks.part(grad, block).flatten(2)
+                part = blocks.part(grad, block).flatten(2)
                 left, right = (part, gathered.mT) if in_place else (gathered, part.mT)
                 # summed in the wide type; 16 bits would lose the small terms of a long sum
                 total.baddbmm_(left.to(total.dtype), right.to(total.dtype))
         if total is not None and not in_place:
             _add_at(grad_theta, run.params, total.mT.reshape(-1))
-
-
-def _write(
-    product: GatherProduct,
-    y: torch.Tensor,
-    block: Block,
-    weights: torch.Tensor,
-    gathered: torch.Tensor,
-) -> None:
-    if product.blocks.row_strides is None:
-        result = torch.bmm(weights, gathered)
-        y.index_copy_(0, block.rows, result.view(-1, y.shape[1]))
-        return
-    target = product.blocks.part(y, block)
-    if block.shape[2] > 1 and target.ndim == 3:
-        torch.bmm(weights, gathered, out=target)
-    else:
-        # torch has a batched product only where the result is contiguous
-        target.copy_(torch.bmm(weights, gathered).view(target.shape))
 
 
 def _add_at(total: torch.Tensor, at: slice | torch.Tensor, values: torch.Tensor) -> None:
@@ -204,15 +185,15 @@ def _add_at(total: torch.Tensor, at: slice | torch.Tensor, values: torch.Tensor)
 
 def _scatter(product: GatherProduct, theta: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     """``W^T grad``, each block's share added to the rows that it gathers."""
-    n = grad.shape[1]
-    grad, theta = grad.resolve_conj().contiguous(), theta.resolve_conj()
-    total = _wide_zeros(grad, product.shape[1] + 1, n)  # the last row takes what absent slots give
-    for run in product.blocks.runs(grad) if n else ():
+    blocks = product.blocks
+    layout = blocks.layout(grad)
+    grad, theta = layout.laid(grad.resolve_conj()), theta.resolve_conj()
+    total = blocks.zeros(grad, layout)
+    for run in blocks.runs(grad, layout) if layout.vectors else ():
         weights = _weights(theta, product, run).mT
         for block in run.blocks:
-            scattered = torch.bmm(weights, product.blocks.part(grad, block).flatten(2))
-            total.index_add_(0, block.index, scattered.view(-1, n).to(total.dtype))
-    return total[:-1].to(grad.dtype)
+            blocks.scatter(total, block, torch.bmm(weights, blocks.part(grad, block).flatten(2)))
+    return blocks.inner(total, layout, grad.dtype)
 
 
 def _weights(theta: torch.Tensor, product: GatherProduct, run: Run) -> torch.Tensor:
@@ -224,7 +205,7 @@ def _weights(theta: torch.Tensor, product: GatherProduct, run: Run) -> torch.Ten
     return chosen.view(groups, product.sizes[1], slots)
 
 
-def _wide_zeros(like: torch.Tensor, *size: int) -> torch.Tensor:
+def _wide_zeros(like: torch.Tensor, size: int) -> torch.Tensor:
     return like.new_zeros(size, dtype=torch.promote_types(like.dtype, torch.float32))
 
 

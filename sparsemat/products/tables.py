@@ -8,12 +8,36 @@ needed, from those of its channels and axes, and none of the size of the image i
 from __future__ import annotations
 
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
 from ..kronecker import KroneckerPattern, flat_factors
 from ..pattern import Pattern
 from .detect import MOST_FILL, Arrays, detect
+
+
+class Steps(NamedTuple):
+    """The columns that one factor reads: ``first + g * group + k * slot + l * position``.
+
+    Attributes:
+        width: Its columns.
+        sizes: ``(G, K, L)``.
+        steps: What a group, a slot and a position add; none is negative.
+        first: The first one, counted from the first zero before the columns.
+        pads: Zeros before and after the columns, which absent slots read.
+    """
+
+    width: int
+    sizes: tuple[int, int, int]
+    steps: tuple[int, int, int]
+    first: int
+    pads: tuple[int, int]
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether two slots may read one column, at different positions."""
+        return self.sizes[1] > 1 and self.sizes[2] > 1
 
 
 class Tables:
@@ -27,7 +51,10 @@ class Tables:
 
     Attributes:
         sizes: ``(G, M, K, L)``.
+        steps: How each factor reads, where all read in regular steps; else None.
     """
+
+    steps: list[Steps] | None = None
 
     def __init__(
         self,
@@ -39,6 +66,18 @@ class Tables:
         self.factors, self.shapes, self.counts, self.labels = factors, shapes, counts, labels
         self.sizes = tuple(prod(size) for size in zip(*map(_sizes, factors), strict=True))
         self.reads_absent = any((f.cols < 0).any() for f in factors)
+
+    def stepping(self) -> Tables:
+        """The same with slots in rising order where that makes all reads regular, else itself."""
+        parts = [
+            in_steps(f, width) for f, (_, width) in zip(self.factors, self.shapes, strict=True)
+        ]
+        if None in parts:
+            return self
+        factors, steps = (list(side) for side in zip(*parts, strict=True))
+        tables = Tables(factors, self.shapes, self.counts, self.labels)
+        tables.steps = steps
+        return tables
 
     @property
     def slots_of(self) -> np.ndarray:
@@ -93,7 +132,7 @@ class UntiedTables:
         first: The parameter of the first triple of every row, in the order of ``tied.rows()``.
     """
 
-    labels = None
+    labels = steps = None
 
     def __init__(self, tied: Tables, first: np.ndarray) -> None:
         groups, outputs, slots, positions = tied.sizes
@@ -149,6 +188,38 @@ def find(pattern: Pattern) -> Tables | UntiedTables | None:
     return Tables([arrays], [pattern.shape], [pattern.num_parameters])
 
 
+def in_steps(arrays: Arrays, width: int) -> tuple[Arrays, Steps] | None:
+    """A factor's tables with slots in rising order, and its steps; None if it has none."""
+    if (arrays.params < 0).any():
+        return None
+    steps = [_step(arrays.cols, axis) for axis in range(3)]
+    if None in steps or steps[0] < 0 or steps[2] < 0:
+        return None
+    if steps[1] < 0:
+        cols, params = arrays.cols[:, ::-1], arrays.params[:, :, ::-1]
+        arrays, steps[1] = Arrays(cols, params, arrays.rows, False), -steps[1]
+    cols, sizes = arrays.cols, arrays.cols.shape
+    grids = np.ogrid[tuple(map(slice, sizes))]
+    read = sum(step * grid for step, grid in zip(steps, grids, strict=True))
+    at = np.unravel_index(np.argmax(cols >= 0), sizes)
+    read = read + (cols[at] - read[at])
+    if not np.array_equal(np.where((read >= 0) & (read < width), read, -1), cols):
+        return None
+    pads = max(0, -int(read.min())), max(0, int(read.max()) + 1 - width)
+    found = Steps(width, sizes, tuple(steps), int(read[0, 0, 0]) + pads[0], pads)
+    once = read[:, 0] if found.overlaps else read  # a sum into a view must not lose terms
+    return (arrays, found) if len(np.unique(once)) == once.size else None
+
+
+def _step(cols: np.ndarray, axis: int) -> int | None:
+    """What the columns grow by along an axis; None where no two neighbours tell."""
+    if cols.shape[axis] == 1:
+        return 0
+    cols = np.moveaxis(cols, axis, 0)
+    seen = (cols[1:] >= 0) & (cols[:-1] >= 0)
+    return int((cols[1:] - cols[:-1])[seen][0]) if seen.any() else None
+
+
 def most_fill(outputs: int) -> float:
     """Table entries a stored entry up to which gathering pays, by the outputs that share a read.
 
@@ -172,7 +243,7 @@ def _of_factors(pattern: KroneckerPattern) -> tuple[Tables | UntiedTables | None
     if groups * outputs * slots * positions > most_fill(outputs) * pattern.nnz:
         return None, pattern.tied  # the triples of a tied pattern would show the same tables
     if pattern.tied:
-        return (tables, True) if outputs * positions > 1 else (None, False)
+        return (tables.stepping(), True) if outputs * positions > 1 else (None, False)
     if outputs == 1 or pattern.major != "row" or not all(a.in_order for a in arrays):
         return None, False
     return UntiedTables(tables, _first_parameters(pattern)[tables.rows()]), True
