@@ -104,3 +104,4 @@ def test_the_nearest_tied_matrix_is_the_nearest():
     solved = torch.linalg.lstsq(copies, untied[:, None]).solution[:, 0]
     torch.testing.assert_close(nearest, solved)
     assert 0 < weights.distance_to_tied(untied, index, count) < 1
+    assert weights.distance_to_tied(torch.zeros(len(index)), index, count) == 0

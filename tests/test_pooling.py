@@ -289,3 +289,20 @@ def test_bad_arguments_are_named(kind, message):
 def test_other_bad_arguments_are_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    "kind, stock", [(sm.MaxPool2d, torch.nn.MaxPool2d), (sm.AvgPool2d, torch.nn.AvgPool2d)]
+)
+@pytest.mark.parametrize("images", [1, 3, 70])
+def test_images_that_lie_features_first_stay_so(kind, stock, images):
+    x = torch.randn(2, 5, 6, images, dtype=torch.float64).round().permute(3, 0, 1, 2)
+    x.requires_grad_()
+    y, expected = kind(2, input_size=(5, 6))(x), stock(2)(x)
+    torch.testing.assert_close(y, expected)
+    g = torch.randn_like(expected)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(result, x, g, retain_graph=True)[0] for result in (y, expected))
+    )
+    if images > 1:
+        assert y.stride(0) == 1

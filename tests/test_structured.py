@@ -34,6 +34,7 @@ from sparsemat.structured import (
     parameter_groups,
     phm,
 )
+from sparsemat.structured.base import relative_error
 
 MASK = torch.tensor([[1, 0], [1, 1], [0, 1]], dtype=torch.bool)
 MEMBERS = {
@@ -131,6 +132,21 @@ def jacobian_rank(matrix):
     )
     flat = [j.reshape(matrix.shape[0] * matrix.shape[1], -1) for j in jacobians.values()]
     return int(torch.linalg.matrix_rank(torch.cat(flat, 1)))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30], ids="{:g}".format)
+def test_relative_errors_at_every_scale(scale):
+    exact = torch.tensor([[3.0, 0.0], [0.0, -4.0]], dtype=torch.float32) * scale
+    found = torch.tensor([[3.0, 1.0], [2.0, -2.0]], dtype=torch.float32) * scale
+    assert relative_error(found, exact) == pytest.approx(3 / 5)
+    assert relative_error(exact, exact) == 0
+
+
+def test_a_relative_error_of_zeros():
+    zeros, small = torch.zeros(2, 3), torch.full((2, 3), 1e-30)
+    assert relative_error(zeros, zeros) == 0
+    assert relative_error(small, zeros) == float("inf")
+    assert relative_error(zeros, small) == 1
 
 
 class TestContract:
@@ -236,6 +252,15 @@ class TestContract:
                 near(gradient, torch.zeros_like(gradient), 1e-8)
             distance = (member.to_dense() - target).norm() / target.norm()
             assert frozen or error <= distance
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+    def test_zero_is_a_member_and_its_own_projection(self, kind, member, dtype):
+        if kind in NO_PROJECTION:
+            return
+        target = torch.zeros(member.shape, dtype=dtype)
+        found, error, _ = type(member).project(target, **member.structure)
+        assert error == 0
+        assert torch.equal(found.to_dense().abs(), target)
 
     def test_degrees_of_freedom(self, member):
         assert jacobian_rank(member) == member.dof

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from sparsemat.experiments import pruning
-from sparsemat.structured import BlockSparse, StructuredLinear
+from sparsemat.structured import BlockSparse
 
 
 def trained(kept=5, grid=(3, 4)):
@@ -102,34 +102,77 @@ def test_a_change_that_cannot_be_is_refused(arguments, message):
     assert torch.equal(matrix.to_dense(), before)
 
 
-@pytest.mark.parametrize("kind", ["static", "static blocks"])
-def test_dense_gradients_are_those_of_a_dense_network(kind):
+PERCEPTRON = pruning.perceptron, {"inputs": 64, "width": 64}
+TRANSFORMER = pruning.character_transformer, {"characters": 9, "length": 16, "width": 32}
+NETWORKS = {"perceptron": PERCEPTRON, "character Transformer": TRANSFORMER}
+
+
+@pytest.fixture(params=NETWORKS.values(), ids=NETWORKS)
+def build(request):
     torch.manual_seed(0)
-    network = pruning.perceptron(kind, 0.8, 32, 48)
-    x, y = torch.randn(20, 32), torch.randint(10, (20,))
-    weights = [
-        (layer.weight.to_dense() if isinstance(layer, StructuredLinear)
-         else layer.matrix().to_dense()).detach().requires_grad_()
-        for layer in (network[0], network[2])
-    ]  # fmt: skip
-    h = x
-    for weight, layer in zip(weights, (network[0], network[2]), strict=True):
-        h = F.relu(F.linear(h, weight, layer.bias))
-    expected = torch.autograd.grad(F.cross_entropy(network[4](h), y), weights)
+    function, sizes = request.param
+    return lambda kind, sparsity: function(kind, sparsity, **sizes)
+
+
+def examples(network, number=200):
+    """Random inputs and targets of a network."""
+    if isinstance(network, torch.nn.Sequential):
+        return torch.randn(number, 64), torch.randint(10, (number,))
+    return torch.randint(9, (number, 16)), torch.randint(9, (number, 16))
+
+
+def dense_twin(network):
+    """The same network with dense layers, and their weights."""
+    twin = copy.deepcopy(network)
+    weights = []
+    for name, layer in network.named_modules():
+        if layer in pruning.movable(network):
+            dense = torch.nn.Linear(layer.in_features, layer.out_features)
+            dense.weight.data, dense.bias.data = layer.matrix().to_dense().detach(), layer.bias.data
+            twin.set_submodule(name, dense)
+            weights.append(dense.weight)
+    return twin, weights
+
+
+@pytest.mark.parametrize("kind", ["static", "static blocks"])
+def test_dense_gradients_are_those_of_a_dense_network(build, kind):
+    network = build(kind, 0.8)
+    x, y = examples(network, 20)
+    twin, weights = dense_twin(network)
+    loss = F.cross_entropy(twin(x).movedim(-1, 1), y)
+    expected = torch.autograd.grad(loss, weights)
     for ours, theirs in zip(pruning.dense_gradients(network, x, y), expected, strict=True):
         torch.testing.assert_close(ours, theirs)
+    assert not any(layer._forward_hooks for layer in pruning.movable(network))
 
 
 @pytest.mark.parametrize("kind", pruning.KINDS)
-def test_a_run_ends_at_its_sparsity(kind):
+def test_a_run_ends_at_its_sparsity(build, kind):
+    network, dense = build(kind, 0.9), build("dense", 0)
+    weights = sum(
+        layer.weight.numel()
+        for name, layer in dense.named_modules()
+        if isinstance(layer, torch.nn.Linear) and not name.endswith(("4", "head"))
+    )
+    others = pruning.size(dense) - weights
+    pruning.fit(network, kind, 0.9, examples(network), 1e-3, 0, steps=100, batch=20)
+    if kind == "narrow dense":
+        budget = pruning.size(build("static", 0.9))
+        assert 0.8 * budget < pruning.size(network) <= budget
+    else:
+        assert (pruning.size(network) - others) / weights == pytest.approx(0.1, abs=0.04)
+
+
+@pytest.mark.parametrize("kind", ["dense", "narrow dense", *pruning.KINDS[1:]])
+def test_no_character_sees_those_after_it(kind):
     torch.manual_seed(0)
-    data = torch.randn(200, 64), torch.randint(10, (200,))
-    network = pruning.perceptron(kind, 0.9, 64, 64)
-    dense = pruning.size(pruning.perceptron("dense", 0, 64, 64))
-    biases = 64 + 64 + 650
-    pruning.fit(network, kind, 0.9, data, 1e-3, 0, steps=100)
-    left = (pruning.size(network) - biases) / (dense - biases)
-    assert left == pytest.approx(0.1, abs=0.07 if kind == "narrow dense" else 0.04)
+    network = pruning.character_transformer(kind, 0.8, characters=9, length=16, width=32)
+    ids = torch.randint(9, (4, 16))
+    changed = ids.clone()
+    changed[:, 10:] = (ids[:, 10:] + 1) % 9
+    before, after = network(ids), network(changed)
+    torch.testing.assert_close(after[:, :10], before[:, :10])
+    assert (after[:, 10:] - before[:, 10:]).abs().amax((0, 2)).min() > 1e-4
 
 
 def test_the_ramp_is_that_of_the_schedule():
@@ -137,11 +180,44 @@ def test_the_ramp_is_that_of_the_schedule():
     assert values == pytest.approx([0, 0.549, 0.831, 0.935, 0.95], abs=1e-3)
 
 
-def test_the_record_chose_by_the_held_out_images():
+def test_a_study_chooses_by_the_held_out_part_and_tests_once(monkeypatch):
+    """The best rate is the one that the held-out part names, though the test names another."""
+    seen = []
+
+    def run(study, kind, sparsity, data, rate, seed):
+        seen.append((rate, seed))
+        return torch.nn.Linear(1, int(1000 * rate)), 0.5
+
+    monkeypatch.setattr(pruning, "run", run)
+    tables = {"held out": {1: 3.0, 3: 1.0, 9: 2.0}, "test": {1: 0.0, 3: 5.0, 9: 9.0}}
+    for best, rate in ((min, 3e-3), (max, 1e-3)):
+        study = pruning.Study(
+            None, None, 1, 1, lambda network, part: tables[part][network.out_features], best
+        )
+        parts = {"train": None, "held out": "held out", "test": "test"}
+        entry = pruning.entry_of(study, "static", 0.8, parts)
+        assert entry["rate"] == rate
+        assert entry["test"] == [tables["test"][int(1000 * rate)]] * len(pruning.SEEDS)
+        assert entry["held out"] == {"0.001": 3.0, "0.003": 1.0, "0.009": 2.0}
+    chosen = [seed for _, seed in seen[3:6]]
+    assert chosen == list(pruning.SEEDS) and pruning.CHOICE_SEED not in pruning.SEEDS
+
+
+def test_the_record_chose_by_the_held_out_examples():
     record = json.loads(pruning.RECORD.read_text())
-    for entries in record.values():
+    for name, entries in record.items():
+        best = pruning.STUDIES[name].best
         assert [(e["kind"], e["sparsity"]) for e in entries] == pruning.variants()
         for entry in entries:
             assert set(map(float, entry["held out"])) == set(pruning.RATES)
-            assert entry["rate"] == float(max(entry["held out"], key=entry["held out"].get))
+            assert entry["rate"] == float(best(entry["held out"], key=entry["held out"].get))
             assert len(entry["test"]) == len(entry["seconds"]) == len(pruning.SEEDS)
+
+
+def test_the_sizes_of_the_record_are_those_of_the_networks():
+    record = json.loads(pruning.RECORD.read_text())
+    for name, entries in record.items():
+        for entry in entries:
+            if entry["kind"] != "block prune-and-grow":  # as large as it is after the ramp
+                network = pruning.STUDIES[name].network(entry["kind"], entry["sparsity"])
+                assert pruning.size(network) == entry["parameters"]

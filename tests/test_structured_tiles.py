@@ -156,6 +156,10 @@ class TestBases:
             assert bases.row_leak() == 0
             assert (bases.encode_weight.sum(0) > 0).sum() == s
 
+    def test_a_product_that_is_always_zero(self):
+        zeros = TileBases(torch.zeros(3, 4), torch.ones(3, 4), torch.ones(4, 3))
+        assert (zeros.row_leak(), zeros.energy(), zeros.error()) == (0, 0, 1)
+
     def test_decoder_after_pruning_is_the_best(self):
         bases = TileBases.pruned(24, generator=generator())
         exact = torch.as_tensor(matmul_tensor(4))

@@ -1,13 +1,17 @@
-"""What the studies of the structured chapters share: images, batches, rates and accuracies."""
+"""What the studies of the structured chapters share: examples, batches, rates and scores."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from . import datasets
+from .datasets.text import END, blocks
 
 
 def splits(name: str, train: int, held_out: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -26,6 +30,35 @@ def splits(name: str, train: int, held_out: int) -> dict[str, tuple[Tensor, Tens
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     parts = {"train": order[:train], "held out": order[train : train + held_out]}
     return {part: (images[at], labels[at]) for part, at in parts.items()} | {"test": found.test}
+
+
+def characters(name: str, train: int, others: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """The beginnings of a text as characters, in blocks, and the same one character later.
+
+    Words are separated by spaces and lines by line feeds; an unknown word has the characters of
+    its name. The characters are those of the vocabulary, in the order of their code points.
+
+    Args:
+        name: A data set with a vocabulary and a part to choose by.
+        train: Number of characters to train on.
+        others: Number of characters to choose by, from the validation part, and of the test part.
+
+    Returns:
+        By ``"train"``, ``"held out"`` and ``"test"``: int64 ``(N, 64)`` and ``(N, 64)``.
+    """
+    found = datasets.load(name)
+    spelled = ["\n" if word == END else f" {word}" for word in found.vocabulary]
+    ids = {character: k for k, character in enumerate(sorted(set("".join(spelled))))}
+
+    def part(words: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        text = "".join(spelled[word] for word in words.flatten()[:number].tolist())
+        return blocks(np.array([ids[character] for character in text[:number]]))
+
+    return {
+        "train": part(found.train[0], train),
+        "held out": part(found.valid[0], others),
+        "test": part(found.test[0], others),
+    }
 
 
 def prepared(parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -52,6 +85,17 @@ def accuracy(network: nn.Module, data: tuple[Tensor, Tensor]) -> float:
     return float((network(images).argmax(1) == labels).double().mean())
 
 
-def best_rate(rates: Sequence[float], held_out: Mapping[str, float]) -> float:
-    """The first of the rates with the highest accuracy on held-out examples, kept by its text."""
-    return max(rates, key=lambda rate: held_out[str(rate)])
+@torch.no_grad()
+def bits(network: nn.Module, data: tuple[Tensor, Tensor]) -> float:
+    """Mean cross entropy of the next token, in bits."""
+    inputs, targets = data
+    nats = sum(
+        F.cross_entropy(network(x).flatten(0, 1), y.flatten(), reduction="sum").double()
+        for x, y in zip(inputs.split(100), targets.split(100), strict=True)
+    )
+    return float(nats) / targets.numel() / math.log(2)
+
+
+def best_rate(rates: Sequence[float], held_out: Mapping[str, float], best: Callable = max) -> float:
+    """The first of the rates with the best score on held-out examples, kept by its text."""
+    return best(rates, key=lambda rate: held_out[str(rate)])

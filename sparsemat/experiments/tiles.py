@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..structured import LowRank, StrassenTileLinear, StructuredLinear, TileBases, multiply_adds
+from ..structured.base import relative_error
 from . import studies
 from .files import write_json
 
@@ -92,10 +93,19 @@ VARIANTS: dict[str, tuple[int, Callable[[int, int], nn.Module]]] = {
 
 
 class Block(nn.Module):
-    """Attention and a perceptron, each after a norm and beside a shortcut."""
+    """Attention and a perceptron, each after a norm and beside a shortcut.
 
-    def __init__(self, width: int, linear: Callable[[int, int], nn.Module]) -> None:
+    Args:
+        width: Of a token, a multiple of the heads.
+        linear: Makes a layer from its numbers of inputs and outputs.
+        causal: Whether a token sees only itself and those before it.
+    """
+
+    def __init__(
+        self, width: int, linear: Callable[[int, int], nn.Module], causal: bool = False
+    ) -> None:
         super().__init__()
+        self.causal = causal
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         self.queries, self.out = linear(width, 3 * width), linear(width, width)
         self.up, self.down = linear(width, 2 * width), linear(2 * width, width)
@@ -103,7 +113,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens of shape ``(samples, tokens, width)``."""
         heads = self.queries(self.norms[0](x)).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(*heads)
+        seen = F.scaled_dot_product_attention(*heads, is_causal=self.causal)
         x = x + self.out(seen.transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norms[1](x))))
 
@@ -217,7 +227,7 @@ def convert(
         old = dense.blocks.get_submodule(name)
         new = kind(old, seen[name])
         exact = old(seen[name]) - old.bias
-        errors.append(((new(seen[name]) - new.bias - exact).norm() / exact.norm()).item())
+        errors.append(relative_error(new(seen[name]) - new.bias, exact))
         network.blocks.set_submodule(name, new)
     return network, sum(errors) / len(errors)
 

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..structured.base import relative_error
 from . import checkpoints, datasets, models, records, training
 from .files import atomic
 from .runs import find
@@ -151,8 +152,7 @@ def distance_to_tied(untied: torch.Tensor, index: torch.Tensor, parameters: int)
         parameters: As for :func:`nearest_tied`.
 
     Returns:
-        Between 0, which is tied, and 1.
+        Between 0, which is tied (as is a matrix of zeros), and 1.
     """
     untied = untied.double()  # sums of many equal numbers round
-    nearest = nearest_tied(untied, index, parameters)[index]
-    return ((untied - nearest).norm() / untied.norm()).item()
+    return relative_error(nearest_tied(untied, index, parameters)[index], untied)

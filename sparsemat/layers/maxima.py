@@ -61,14 +61,23 @@ class MaximumLayer(MatrixLayer):
             x: Images ``(N, channels, *input_size)``, or one without the batch axis.
 
         Returns:
-            Tensor ``(N, channels, *output)``, or one without the batch axis.
+            Tensor ``(N, channels, *output)``, or one without the batch axis; it lies in memory as
+            ``x`` does, images or features first.
 
         Raises:
             ValueError: ``x`` has another shape.
         """
         images = as_images(x, None, self.input_size)
+        # features first is torch's channels_last with images for channels
+        swapped = images.stride(0) < images.stride(1)
+        if swapped:
+            images = images.transpose(0, 1)
         chosen = self._first_maximisers(images)
-        y = images.flatten(2).gather(2, chosen.flatten(2)).unflatten(2, chosen.shape[2:])
+        pixels, places = images.flatten(2), chosen.flatten(2)
+        # a result lies as the places do: so that it lies as the images, entries come first there
+        y = pixels.mT.gather(1, places.mT).mT if swapped else pixels.gather(2, places)
+        y = y.unflatten(2, chosen.shape[2:])
+        y = y.transpose(0, 1) if swapped else y
         return y if x.ndim == images.ndim else y[0]
 
     def extra_repr(self) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .inputs import flat
-from .paths import require_values, running
+from .paths import require_own_gradients, require_values, running
 from .piecewise import Gate, Watch
 from .real import RealMatrix
 
@@ -130,13 +130,15 @@ def local_map(model: nn.Module, *inputs: torch.Tensor) -> LocalMap:
         intermediate results of the run.
 
     Raises:
-        TypeError: There is no tensor of floating-point numbers, the output is no tensor, or an
-            operation is not piecewise linear in x; the message names it and the part.
+        TypeError: There is no tensor of floating-point numbers, the output is none, an operation
+            is not piecewise linear in x, or a part has backward hooks; the message names the
+            operation and the part.
         ValueError: A parameter has no values, or torch refuses x; with the path.
 
     Source: chapter "A CNN as one matrix".
     """
     require_values(model)
+    require_own_gradients(model)
     x, arguments = flat(model, inputs)
     with torch.enable_grad():
         watch = Watch(x.requires_grad_(), model)
@@ -161,7 +163,8 @@ def jacobian(model: nn.Module, *inputs: torch.Tensor) -> Jacobian:
         A :class:`sparsemat.networks.Jacobian` of shape ``(y.numel(), x.numel())``.
 
     Raises:
-        TypeError: There is no tensor of floating-point numbers, or the output is no tensor.
+        TypeError: There is no tensor of floating-point numbers, the output is none, or a part has
+            backward hooks.
         ValueError: A parameter has no values, or torch refuses x; with the path.
 
     Source: chapter "A CNN as one matrix".
@@ -172,6 +175,7 @@ def jacobian(model: nn.Module, *inputs: torch.Tensor) -> Jacobian:
         return _output(torch.func.functional_call(model, buffers, tuple(arguments(x))))
 
     require_values(model)
+    require_own_gradients(model)
     x, arguments = flat(model, inputs)
     with torch.enable_grad():
         with running(model):
@@ -180,6 +184,7 @@ def jacobian(model: nn.Module, *inputs: torch.Tensor) -> Jacobian:
 
 
 def _output(output: torch.Tensor) -> torch.Tensor:
-    if not torch.is_tensor(output):
-        raise TypeError(f"the network must return a tensor, got {type(output).__name__}")
+    if not torch.is_tensor(output) or not output.is_floating_point():
+        kind = output.dtype if torch.is_tensor(output) else type(output).__name__
+        raise TypeError(f"the network must return a tensor of floating-point numbers, got {kind}")
     return output

@@ -19,7 +19,8 @@ class Projection(NamedTuple):
 
     Attributes:
         matrix: The member.
-        error: Frobenius norm of the difference over that of the given matrix.
+        error: Frobenius norm of the difference over that of the given matrix, see
+            :func:`relative_error`.
         guarantee: ``"exact"`` if a theorem says that no member is nearer; else ``"local"``.
     """
 
@@ -181,8 +182,8 @@ class StructuredMatrix(nn.Module):
             member.to(dense)
         with torch.no_grad():
             member._fit(dense.detach())
-            error = (member.to_dense() - dense).norm() / dense.norm()
-        return Projection(member, float(error), cls.guarantee)
+            error = relative_error(member.to_dense(), dense)
+        return Projection(member, error, cls.guarantee)
 
     def _fit(self, dense: Tensor) -> None:
         raise TypeError(f"no projection to {type(self).__name__} is known")
@@ -251,6 +252,24 @@ def parameter_groups(module: nn.Module, lr: float) -> list[dict[str, Any]]:
             own = dict(part.named_parameters())
             rates |= {own[name]: lr * factor for name, factor in part.lr_multipliers().items()}
     return [{"params": [p], "lr": rate} for p, rate in rates.items()]
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """Frobenius norm of the difference over that of the exact tensor.
+
+    Both are scaled first, so that no square leaves the range of the type.
+
+    Args:
+        found: The approximation, of the same shape.
+        exact: What it should be.
+
+    Returns:
+        At least 0. If all of ``exact`` is zero: 0 if ``found`` is zero too, else infinite.
+    """
+    scale = exact.abs().max()
+    if scale == 0:
+        return float("inf") if found.any() else 0.0
+    return float(((found - exact) / scale).norm() / (exact / scale).norm())
 
 
 def core_std(fan_in: int, fan_out: int) -> float:

@@ -212,9 +212,14 @@ class TileBases(nn.Module):
         return (product.sum() / self.tile**3).item()
 
     def row_leak(self) -> float:
-        """Share of the output's energy that comes from other rows of the tile, for white tiles."""
+        """Share of the output's energy that comes from other rows of the tile, for white tiles.
+
+        A product that is always zero leaks nothing.
+        """
         t = self.tile
         energy = self.tensor().square().sum(1).reshape(t, t, t, t).sum((1, 3))
+        if not energy.any():
+            return 0.0
         return (1 - energy.diagonal().sum() / energy.sum()).item()
 
 
