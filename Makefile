@@ -34,12 +34,13 @@ test: html ## check pairs and style, then test the library, the built book and t
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	$(BIN)/pytest --nbval notebooks -n $(WORKERS) --dist loadfile
 
-notebooks: $(INSTALLED) ## run every chapter again and store its outputs
-	$(BIN)/python tools/notebooks.py execute
+notebooks: $(INSTALLED) ## run every chapter again, store its outputs and how long it took
+	$(BIN)/python tools/notebooks.py execute --record
 
 bench: $(INSTALLED) ## time the library against what one would use otherwise, on one thread and on all
 	$(BIN)/python -m benchmarks --threads 1
 	test "$$(nproc)" -eq 1 || $(BIN)/python -m benchmarks --threads "$$(nproc)"
+	$(BIN)/python -m benchmarks.limits
 
 clean: ## remove the built book and caches, keep .venv
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis build *.egg-info

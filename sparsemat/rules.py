@@ -238,7 +238,7 @@ def taking_over(layer: nn.Module, module: nn.Module) -> nn.Module:
     """The layer with the very parameters and the mode of the module, for the same names.
 
     Raises:
-        ValueError: A parameter is computed by a parametrization or a hook.
+        ValueError: A parameter is computed by a parametrization, a hook or a property.
     """
     if any(map(is_parametrized, module.modules())):
         raise ValueError(
@@ -258,6 +258,11 @@ def taking_over(layer: nn.Module, module: nn.Module) -> nn.Module:
                 f"got {sorted(theirs)}"
             )
         for name in mine:
+            if getattr(source, name) is not source._parameters[name]:
+                raise ValueError(
+                    f"{name} of {type(source).__name__} must be its parameter, got a tensor that "
+                    "the class computes from it"
+                )
             part._parameters[name] = source._parameters[name]
     return layer.train(module.training)
 

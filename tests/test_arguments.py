@@ -627,7 +627,9 @@ def test_a_module_with_one_element_tuples_means_what_torch_means(spelling):
 
 
 @pytest.mark.parametrize("stride", [None, (), []], ids=repr)
-@pytest.mark.parametrize("name", ["AvgPool1d", "AvgPool2d", "AvgPool3d", "MaxPool2d"])
+@pytest.mark.parametrize(
+    "name", ["AvgPool1d", "AvgPool2d", "AvgPool3d", "MaxPool1d", "MaxPool2d", "MaxPool3d"]
+)
 def test_no_stride_of_a_pooling_is_its_window(name, stride):
     dims = int(name[-2])
     native = getattr(nn, name)(2)

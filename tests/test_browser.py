@@ -18,12 +18,15 @@ LOOK = """async () => {
     const images = [...document.querySelectorAll('article img')];
     for (const image of images) image.loading = 'eager';
     await Promise.all(images.map(image => image.decode().catch(() => null)));
+    dispatchEvent(new Event('resize')); // what was typeset last may be too wide
+    for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
     return {
         math: document.querySelectorAll('.math').length,
         typeset: document.querySelectorAll('mjx-container > mjx-math').length,
         wrong: document.querySelectorAll('mjx-merror').length,
         lost: images.filter(image => !image.naturalWidth).map(image => image.src),
         width: document.scrollingElement.scrollWidth,
+        cut: [...document.querySelectorAll('article .scrolls')].map(box => box.textContent.trim()),
     };
 }"""
 BOXES = """theme => {
@@ -62,6 +65,8 @@ def test_page(browser, site, name, screen):
     assert seen["wrong"] == 0
     assert seen["lost"] == []
     assert seen["width"] <= SCREENS[screen], "the page scrolls sideways"
+    if screen == "desk":
+        assert [text[:60] for text in seen["cut"]] == [], "wider than their boxes"
     # Pictures are transparent; a box behind them would glare on the dark page.
     for colours in behind_pictures.values():
         assert colours <= {"rgba(0, 0, 0, 0)"}

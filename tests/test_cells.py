@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from statistics import median
 
 import nbformat
 import pytest
@@ -49,6 +50,16 @@ def raw_outputs(notebook):
 @pytest.mark.parametrize("find", [wide_lines, raw_outputs])
 def test_cells_are_for_reading(path, find):
     assert find(nbformat.read(path, as_version=4)) == []
+
+
+def test_half_of_all_cells_are_shorter_than_ten_lines():
+    cells = [cell for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells]
+    lengths = [
+        len(cell.source.split("\n"))
+        for cell in cells
+        if cell.cell_type == "code" and "colab-setup" not in cell.metadata.get("tags", [])
+    ]
+    assert median(lengths) < 10
 
 
 def test_both_faults_are_found():

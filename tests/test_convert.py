@@ -179,6 +179,10 @@ class Scaled(nn.Conv2d):
 NO_MATRIX = {
     "ReLU is not a matrix; it acts entry by entry": (nn.ReLU, (3,)),
     "MaxPool2d is not a matrix; .*MaxPool2d.*matrix.x.": (lambda: nn.MaxPool2d(2), (1, 4, 4)),
+    "AdaptiveMaxPool1d is not a matrix; .*AdaptiveMaxPool1d.*matrix.x.": (
+        lambda: nn.AdaptiveMaxPool1d(2),
+        (1, 4),
+    ),
     "MultiheadAttention is not a matrix; .*from_module": (
         lambda: nn.MultiheadAttention(4, 2),
         (3, 4),
@@ -267,6 +271,15 @@ LAYERS = {
     "AvgPool2d": (lambda: nn.AvgPool2d(3, 2, 1, True, False, 5), (2, 6, 5), sm.AvgPool2d),
     "AvgPool3d": (lambda: nn.AvgPool3d(2), (2, 2, 4, 4), sm.AvgPool3d),
     "MaxPool2d": (lambda: nn.MaxPool2d(3, 2, 1, 1, ceil_mode=True), (2, 6, 6), sm.MaxPool2d),
+    "MaxPool1d": (lambda: nn.MaxPool1d(3, 2, 1), (2, 7), sm.MaxPool1d),
+    "MaxPool3d": (lambda: nn.MaxPool3d((1, 2, 2)), (2, 3, 4, 4), sm.MaxPool3d),
+    "AdaptiveMaxPool1d": (lambda: nn.AdaptiveMaxPool1d(3), (2, 7), sm.AdaptiveMaxPool1d),
+    "AdaptiveMaxPool2d": (
+        lambda: nn.AdaptiveMaxPool2d((2, None)),
+        (2, 5, 4),
+        sm.AdaptiveMaxPool2d,
+    ),
+    "AdaptiveMaxPool3d": (lambda: nn.AdaptiveMaxPool3d(2), (1, 3, 4, 5), sm.AdaptiveMaxPool3d),
     "Linear": (lambda: nn.Linear(3, 2), (3,), nn.Linear),
     "ReLU": (nn.ReLU, (3,), nn.ReLU),
     "Flatten": (nn.Flatten, (2, 3), nn.Flatten),

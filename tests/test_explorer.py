@@ -1,6 +1,8 @@
 """The pattern explorer: its builders agree with the library's, and its page does what it says."""
 
 import random
+import re
+from urllib.parse import parse_qsl
 
 import pytest
 from browsing import ROOT, needs_book, needs_browser
@@ -161,6 +163,23 @@ def test_the_builders_agree_with_the_library(browser, kind):
         assert facts["lowerTriangular"] == pattern.is_lower_triangular, state
         assert facts["cells"] == pattern.distinct().nnz, state
     assert built >= SETTINGS // 4, "nearly all settings were refused"
+
+
+def test_every_case_that_a_page_links_to_can_be_built(browser):
+    texts = "".join(path.read_text() for path in sorted((ROOT / "book").glob("*.md")))
+    cases = re.findall(r"\{explorer\}`[^`<]*<([^>`]+)>`|:::\{explorer(?:-page)?\} (\S+)", texts)
+    states = [dict(parse_qsl(a or b, strict_parsing=True)) for a, b in cases]
+    page = browser.new_page()
+    page.add_script_tag(path=ROOT / "book" / "_static" / "explorer" / "patterns.js")
+    answers = page.evaluate(BUILD, states)
+    known = page.evaluate(
+        "kinds => kinds.map(SparsePatterns.defaults)", [s["kind"] for s in states]
+    )
+    page.close()
+    assert len(states) > 25
+    for state, answer, names in zip(states, answers, known, strict=True):
+        assert "refused" not in answer, state
+        assert answer["row"] and set(state) <= set(names), state
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """The built book: reads offline, shows no raw markup, and every internal link resolves."""
 
+import importlib
+import json
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -8,8 +11,13 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from bs4 import BeautifulSoup
 from fontTools.ttLib import TTFont
+from sphinx.search.en import SearchEnglish
 
-HTML = Path(__file__).resolve().parent.parent / "_build" / "html"
+ROOT = Path(__file__).resolve().parent.parent
+HTML, BOOK = ROOT / "_build" / "html", ROOT / "book"
+sys.path.append(str(ROOT / "tools"))
+import api  # noqa: E402
+
 PAGES = sorted(
     str(path.relative_to(HTML))
     for folder in ("book", "notebooks")
@@ -86,3 +94,49 @@ def test_every_image_exists_and_has_a_description(page):
 def test_it_says_how_to_cite_it(page):
     entry = soup(HTML / page).select_one("details.cite pre").get_text()
     assert entry.startswith("@misc{") and f"/{page}}}" in entry
+
+
+@pytest.mark.parametrize("word", ["im2col", "GRU", "LSTM", "normalization", "Toeplitz"])
+def test_the_search_finds(word):
+    text = (HTML / "searchindex.js").read_text()
+    index = json.loads(text[text.index("(") + 1 : text.rindex(")")])
+    stem = SearchEnglish({}).stem(word.lower())
+    found = {name: index[name].get(stem, []) for name in ("terms", "titleterms")}
+    pages = {n for at in found.values() for n in (at if isinstance(at, list) else [at])}
+    names = {index["docnames"][number] for number in pages}
+    assert any(name.startswith("notebooks/") and name != "notebooks/claims" for name in names)
+
+
+def test_every_public_name_has_an_entry_and_each_module_a_page():
+    entries = {
+        tag["id"]: path.stem
+        for path in (HTML / "book" / "api").glob("*.html")
+        for tag in soup(path).select("dl.py > dt[id]")
+    }
+    modules = re.findall(
+        r"\{api\} (\S+)", "".join(path.read_text() for path in (BOOK / "api").glob("*.md"))
+    )
+    assert len(modules) > 8
+    for module in modules:
+        for name in api.public(importlib.import_module(module)):
+            value = getattr(importlib.import_module(module), name)
+            assert f"{module}.{name}" in entries, value
+    overview = soup(HTML / "book" / "api.html")
+    links = {a["href"].partition("#")[0] for a in overview.select("table.autosummary a")}
+    assert {f"api/{page}.html" for page in set(entries.values())} >= links
+    assert len(links) == len(modules)
+
+
+def test_the_list_of_statements_has_every_box_with_its_number():
+    listed = {
+        (a["href"].partition("#")[2], a.get_text())
+        for a in soup(HTML / "book" / "statements.html").select("article li a[href*='#']")
+    }
+    boxes = set()
+    for path in (HTML / "notebooks").glob("*.html"):
+        for box in soup(path).select("div.proof[id]"):
+            number = box.select_one(".caption-number")
+            if number:
+                boxes.add((box["id"], number.get_text().strip()))
+    assert len(boxes) > 250
+    assert listed == boxes

@@ -154,6 +154,22 @@ class Divided(nn.Module):
         return 1 / x
 
 
+class Of(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
+def of(function):
+    return nn.Sequential(Of(function))
+
+
+def hooked(x):
+    y = 2 * x
+    y.register_hook(lambda gradient: 3 * gradient)
+    return y
+
+
 REFUSED = {
     r"0: gelu of the input": lambda: nn.Sequential(nn.GELU()),
     r"1: mul of the input": lambda: nn.Sequential(nn.ReLU(), Squared()),
@@ -164,7 +180,19 @@ REFUSED = {
     r"_softmax of the input": lambda: nn.Sequential(nn.Softmax(-1)),
     r"native_batch_norm of": lambda: nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2)).train(),
     r"0: (native_dropout|empty_like) of the input": lambda: nn.Sequential(nn.Dropout()).train(),
-    r"must return a tensor, got tuple": lambda: nn.RNN(4, 2, nonlinearity="relu"),
+    r"0: item of": lambda: of(lambda x: x * x.sum().item()),
+    r"0: tolist of": lambda: of(lambda x: x * x.tolist()[0][1]),
+    r"0: numpy of": lambda: of(lambda x: x * float(x.detach().numpy().sum())),
+    r"0: __array__ of": lambda: of(lambda x: x * np.asarray(x.detach()).sum()),
+    r"0: _prelu_kernel of": lambda: of(lambda x: F.prelu(x, x[0, :1])),
+    r"0: native_batch.norm of": lambda: of(
+        lambda x: F.batch_norm(x, torch.zeros(4), torch.ones(4), x[0] * 1)
+    ),
+    r"0: div of": lambda: of(lambda x: torch.div(x, 0.3, rounding_mode="floor")),
+    r"0: complex of": lambda: of(lambda x: torch.complex(x, x).abs()),
+    r"0: register_hook of": lambda: of(hooked),
+    r"numbers, got torch\.int64": lambda: of(torch.Tensor.long),
+    r"must return a tensor of .*, got tuple": lambda: nn.RNN(4, 2, nonlinearity="relu"),
 }
 
 
@@ -178,6 +206,85 @@ def test_what_is_not_piecewise_linear_is_named(message):
     with pytest.raises(TypeError, match=message):
         sm.local_map(module, x)
     assert not any(part._forward_hooks for part in module.modules())
+
+
+@pytest.mark.parametrize("kind", [sm.local_map, sm.jacobian])
+@pytest.mark.parametrize("register", ["backward_hook", "backward_pre_hook"])
+def test_gradients_that_hooks_may_change_are_refused(kind, register):
+    def thrice(module, gradients, *_):
+        return tuple(3 * gradient for gradient in gradients)
+
+    module, x = nn.Sequential(nn.Linear(3, 2)), torch.randn(3)
+    of_one = getattr(module[0], f"register_full_{register}")
+    of_all = getattr(torch.nn.modules.module, f"register_module_full_{register}")
+    for hook, message in (of_one, "^0 must have no backward hooks"), (of_all, "of all modules"):
+        with hook(thrice), pytest.raises(TypeError, match=message):
+            kind(module, x)
+        assert torch.equal(kind(module, x).to_dense(), module[0].weight)
+
+
+LOW, HIGH = torch.tensor(-0.5), torch.tensor(0.5)
+# an operation, and where two of its pieces meet
+BENT = {
+    "relu": (F.relu, 0),
+    "abs": (torch.abs, 0),
+    "leaky_relu": (lambda x: F.leaky_relu(x, 0.1), 0),
+    "prelu": (lambda x: F.prelu(x, torch.tensor([0.25])), 0),
+    "PReLU": (lambda x: nn.PReLU(4)(x), 0),
+    "prelu as a method": (lambda x: x.prelu(torch.tensor(0.25)), 0),
+    "threshold": (lambda x: F.threshold(x, 0.5, 0.5), 0.5),
+    "hardtanh, below": (lambda x: F.hardtanh(x, -0.5, 0.5), -0.5),
+    "hardtanh, above": (lambda x: F.hardtanh(x, -0.5, 0.5), 0.5),
+    "relu6": (F.relu6, 6),
+    "clamp, below": (lambda x: x.clamp(-0.5, 0.5), -0.5),
+    "clamp, above": (lambda x: x.clamp(-0.5, 0.5), 0.5),
+    "clamp by tensors, below": (lambda x: x.clamp(LOW, HIGH), -0.5),
+    "clamp by tensors, above": (lambda x: x.clamp(LOW, HIGH), 0.5),
+    "clamp_min": (lambda x: x.clamp_min(0.5), 0.5),
+    "clamp_min by a tensor": (lambda x: x.clamp_min(HIGH), 0.5),
+    "where": (lambda x: torch.where(x >= 0, x, -x), 0),
+    "maximum": (lambda x: F.max_pool1d(x[:, None], 2), 0),
+}
+
+
+@pytest.mark.parametrize("function, at", BENT.values(), ids=BENT)
+def test_where_pieces_meet_a_is_one_matrix_and_holds_on_its_piece(function, at):
+    x = torch.tensor([at, at, at - 1.0, at + 1.0])
+    module = Of(function)
+    a = sm.local_map(module, x)
+    torch.testing.assert_close(a.to_dense(), a.T.to_dense().T)
+    for steps in ([0.25, 0], [-0.25, 0], [0, 0.25], [0, -0.25], [0.25, 0.25], [-0.25, -0.25]):
+        z = x + torch.tensor([*steps, 0, 0])
+        b = sm.local_map(module, z)
+        if a.same_piece(b):
+            torch.testing.assert_close(a @ z + a.offset, module(z[None]).detach().flatten())
+
+
+class Two(nn.Module):
+    """Two images, which of them counts how often, and a gate of both."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)
+
+    def forward(self, x, times, y):
+        times += 1
+        return (self.first(x) * times[0] + self.second(y)).relu()
+
+
+def test_a_network_of_several_inputs():
+    torch.manual_seed(0)
+    module = Two().double()
+    x, y = torch.randn(1, 4, 4, dtype=torch.float64), torch.randn(2, 4, 4, dtype=torch.float64)
+    times = torch.tensor(2)
+    a, b = sm.local_map(module, x, times, y), sm.jacobian(module, x, times, y)
+    assert times == 2
+    expected = module(x[None], torch.tensor([2]), y[None]).detach().reshape(-1)
+    both = torch.cat([x.reshape(-1), y.reshape(-1)])
+    assert a.shape == b.shape == (8, 48)
+    torch.testing.assert_close(a @ both + a.offset, expected)
+    torch.testing.assert_close(a.to_dense(), b.to_dense())
+    torch.testing.assert_close(a.T.to_dense(), a.to_dense().T)
 
 
 def test_an_input_of_integers_is_refused():

@@ -122,6 +122,59 @@ def test_the_matrix_is_the_jacobian_in_the_values(options):
     assert matrix.shape == (4 * 6, 7 * native.vdim)
 
 
+def of_one(mask):
+    """The masks of the first of three sequences."""
+    one = dict(mask)
+    if "key_padding_mask" in one:
+        one["key_padding_mask"] = one["key_padding_mask"][0]
+    if "attn_mask" in one and one["attn_mask"].ndim == 3:
+        one["attn_mask"] = one["attn_mask"][:2]
+    return one
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("options", CONSTRUCTIONS.values(), ids=CONSTRUCTIONS)
+def test_the_matrix_under_masks_is_the_jacobian_in_the_values(options, mask):
+    native, layer = pair(**options)
+    mask = of_one(mask)
+    q, k, v = (x[0].detach() for x in inputs(native))
+    matrix = layer.matrix(q, k, **mask).to_dense().detach()
+    jacobian = torch.autograd.functional.jacobian(lambda v: native(q, k, v, **mask)[0], v)
+    assert_near(matrix, jacobian.reshape(matrix.shape))
+    if "key_padding_mask" in mask:
+        columns = matrix.view(-1, 7, native.vdim)
+        assert not columns[:, mask["key_padding_mask"]].any()
+        assert columns[:, ~mask["key_padding_mask"]].any()
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["all keys", "causal"])
+def test_the_pattern_is_where_the_matrix_is(causal):
+    native, layer = pair(kdim=5, vdim=3)
+    hidden = torch.ones(4, 7).triu(1).bool() if causal else None
+    q, k, _ = (x[0].detach() for x in inputs(native))
+    found = layer.matrix(q, k, attn_mask=hidden).to_dense()
+    pattern = layer.pattern(4, 7, hidden)
+    assert pattern.nnz == pattern.num_parameters == (found != 0).sum()
+    where = pattern.fill(torch.arange(1.0, pattern.nnz + 1)).to_dense()
+    assert torch.equal(where != 0, found != 0)
+    for wrong in (torch.zeros(4, 7), torch.zeros(7, 4, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"hidden must be booleans of shape \(4, 7\)"):
+            layer.pattern(4, 7, wrong)
+    with pytest.raises(ValueError, match="keys must be an integer of at least 1, got 0"):
+        layer.pattern(4, 0)
+
+
+@pytest.mark.parametrize("batch_first", [True, False], ids=["n, T", "T, n"])
+@pytest.mark.parametrize("need_weights", [True, False], ids=["weights", "no weights"])
+def test_with_the_same_seed_dropout_and_one_that_follows_draw_the_same(batch_first, need_weights):
+    native, layer = pair(batch_first=batch_first, dropout=0.3)
+    ins, results = inputs(native), []
+    for part in (native, layer):
+        torch.manual_seed(3)
+        results.append(nn.functional.dropout(part(*ins, need_weights=need_weights)[0]))
+    assert_near(results[1], results[0])
+
+
 def counting(part, ran):
     def forward(*args, run=part.forward, **kwargs):
         ran.update([part])

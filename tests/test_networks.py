@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 from torchvision.models import densenet, swin_transformer, vision_transformer
 
 import sparsemat as sm
@@ -30,7 +31,7 @@ def check_equal(module, network, *args, tolerance=1e-10, **kwargs):
     results = []
     for net in (module, network):
         torch.set_rng_state(seed)
-        y = net(*args, **kwargs)
+        y = net(*deepcopy(args), **kwargs)  # a network may write to its input
         y = y if torch.is_tensor(y) else y[0] if isinstance(y, tuple) else y["out"]
         weight = torch.linspace(-1, 1, y.numel()).view_as(y)
         named = dict(net.named_parameters())
@@ -87,12 +88,44 @@ NETWORKS = {
     ),
     "TransformerEncoder": (
         lambda: nn.TransformerEncoder(
-            nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), 2
+            nn.TransformerEncoderLayer(8, 2, 16, 0.2, batch_first=True), 2
         ),
         (5, 8),
     ),
+    "TransformerDecoder": (
+        lambda: Decoding(nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 16), 2)),
+        (2, 8),
+    ),
+    "Transformer": (lambda: Decoding(nn.Transformer(8, 2, 1, 1, 16, norm_first=True)), (2, 8)),
     "RNN inside": (lambda: Recurrent(nn.RNN(3, 4, 2, batch_first=True)), (6, 3)),
+    "LSTM inside": (
+        lambda: Recurrent(nn.LSTM(3, 4, 3, batch_first=True, dropout=0.4)),
+        (6, 3),
+    ),
+    "projected LSTM inside": (
+        lambda: Recurrent(nn.LSTM(3, 5, 2, dropout=0.4, bidirectional=True, proj_size=2)),
+        (2, 3),
+    ),
+    "GRU inside": (
+        lambda: Recurrent(nn.GRU(3, 2, 3, dropout=0.4, bidirectional=True)),
+        (2, 3),
+    ),
+    "RNN of both directions inside": (
+        lambda: Recurrent(nn.RNN(3, 2, 2, dropout=0.4, bidirectional=True, batch_first=True)),
+        (6, 3),
+    ),
 }
+
+
+class Decoding(nn.Module):
+    """From one batch, ``(T, n, d)``, to another."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x, x.roll(1, -1)[:1])
 
 
 class Recurrent(nn.Module):
@@ -211,7 +244,41 @@ class Dynamic(nn.Module):
         return x
 
 
+class Writing(nn.Module):
+    """Writes to its input before a part reads it; returns a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+
+    def forward(self, x):
+        x.mul_(2)
+        return self.conv(x), x
+
+
+class Several(nn.Module):
+    """Two tensors and a number; a part of it returns a tuple."""
+
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3)
+
+        def forward(self, x, y):
+            return self.conv(x), self.conv(y)
+
+    def __init__(self):
+        super().__init__()
+        self.part, self.pool = self.Part(), nn.AdaptiveAvgPool2d(3)
+
+    def forward(self, x, y, scale):
+        first, second = self.part(x, y)
+        return self.pool(first - scale * second)
+
+
 ODD = {
+    "writes to its input": (Writing, lambda: torch.randn(2, 1, 8, 8)),
+    "several tensors": (Several, lambda: (torch.randn(2, 1, 8, 8), torch.randn(2, 1, 8, 8), 3)),
     "in place": (Inplace, lambda: torch.randn(3, 1, 8, 8)),
     "nested": (
         Nested,
@@ -226,7 +293,11 @@ ODD = {
 @pytest.mark.parametrize("make, example", ODD.values(), ids=ODD)
 def test_odd_networks_are_what_they_were(make, example):
     module, x = make(), example()
+    before = deepcopy(x)
     network = sm.from_module(module, x)
+    sm.summary(module, x)
+    for mine, theirs in zip(tree_leaves(x), tree_leaves(before), strict=True):
+        assert torch.equal(torch.as_tensor(mine), torch.as_tensor(theirs))
     assert any(isinstance(part, (sm.Conv2d, PerSize)) for part in network.modules())
     check_equal(module, network, *(x if isinstance(x, tuple) else (x,)))
 
@@ -271,6 +342,7 @@ REFUSED = {
     r"conv \(Conv2d\): .*unexpected keyword argument 'input'": (TypeError, Named),
     r"^0 \(Part\): no such image": (ValueError, lambda: nn.Sequential(Trying().part)),
     r"^1 \(Conv2d\): Input type": (ValueError, HALVES["types"]),
+    r"^1 \(Conv2d\): .*meta": (ValueError, HALVES["devices"]),
 }
 
 
@@ -286,9 +358,48 @@ def test_a_network_half_elsewhere_is_told_with_the_part(make):
     x = torch.randn(1, 8, 8)
     with pytest.raises(ValueError, match=r"1\.weight must have values, got a tensor on the meta"):
         make(HALVES["devices"](), x)
-    if make is not sm.jacobian:
-        with pytest.raises(ValueError, match=r"^1 \(Conv2d\): Input type"):
-            make(HALVES["types"](), x)
+    with pytest.raises(ValueError, match=r"^1 \(Conv2d\): Input type"):
+        make(HALVES["types"](), x)
+
+
+def hooked():
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    module[0].register_forward_pre_hook(lambda _, args: (args[0] - 1,))
+    module[1].register_forward_hook(lambda *args: 2 * args[-1])
+    return module
+
+
+def patched():
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    module[1].forward = lambda x: x.clamp(-0.5, 0.5)
+    return module
+
+
+@pytest.mark.parametrize("make", [sm.local_map, sm.jacobian, sm.secant_map])
+@pytest.mark.parametrize("kind", [hooked, patched, Dynamic, Inplace])
+def test_maps_follow_hooks_patches_and_what_is_written(make, kind):
+    module, x = kind(), torch.randn(1, 8, 8)
+    a, expected = make(module, x), module(x[None].clone()).detach().reshape(-1)
+    assert (a.y - expected).abs().max() <= 1e-12 * expected.abs().max()
+    found = a @ x.reshape(-1) + a.offset
+    assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
+    jacobian = torch.autograd.functional.jacobian(lambda x: module(x[None].clone()).reshape(-1), x)
+    torch.testing.assert_close(a.to_dense(), jacobian.reshape(a.shape))
+
+
+class Overwriting(nn.Sequential):
+    def forward(self, x):
+        x.mul_(2)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("make", [sm.local_map, sm.jacobian, sm.secant_map])
+def test_maps_of_a_network_that_writes_to_its_input(make):
+    module, x = Overwriting(nn.Linear(3, 4), nn.ReLU()), torch.randn(3)
+    before = x.clone()
+    a = make(module, x)
+    assert torch.equal(x, before)
+    torch.testing.assert_close(a @ x + a.offset, module(x[None].clone())[0].detach())
 
 
 def test_every_convolution_and_pooling_is_a_matrix_layer():
@@ -311,14 +422,61 @@ class Seq2Seq(nn.Module):
         return self.transformer(source, target, tgt_mask=mask, src_key_padding_mask=padding)
 
 
-def test_a_transformer_with_masks_and_named_arguments():
+ALONE = {
+    "convolution": (lambda: nn.Conv2d(1, 2, 3), lambda: (torch.randn(2, 1, 8, 8),), sm.Conv2d),
+    "transposed convolution": (
+        lambda: nn.ConvTranspose2d(1, 2, 3, 2),
+        lambda: (torch.randn(2, 1, 4, 4), [10, 9]),
+        sm.ConvTranspose2d,
+    ),
+    "self-attention": (
+        lambda: nn.MultiheadAttention(4, 2, batch_first=True),
+        lambda: (torch.randn(2, 5, 4),) * 3,
+        sm.MultiheadAttention,
+    ),
+    "cross-attention": (
+        lambda: nn.MultiheadAttention(8, 2, kdim=3, vdim=5, add_bias_kv=True, add_zero_attn=True),
+        lambda: (torch.randn(4, 2, 8), torch.randn(7, 2, 3), torch.randn(7, 2, 5)),
+        sm.MultiheadAttention,
+    ),
+    "LSTM from a state": (
+        lambda: nn.LSTM(3, 4),
+        lambda: (torch.randn(5, 2, 3), (torch.randn(1, 2, 4), torch.randn(1, 2, 4))),
+        sm.LSTM,
+    ),
+    "RNN from a state": (
+        lambda: nn.RNN(3, 4, 2, batch_first=True),
+        lambda: (torch.randn(2, 5, 3), torch.randn(2, 2, 4)),
+        sm.RNN,
+    ),
+    "cell from a state": (
+        lambda: nn.GRUCell(3, 4),
+        lambda: (torch.randn(2, 3), torch.randn(2, 4)),
+        sm.GRUCell,
+    ),
+}
+
+
+@pytest.mark.parametrize("make, example, kind", ALONE.values(), ids=ALONE)
+def test_one_layer_takes_an_example_of_several_tensors(make, example, kind):
+    module, args = make(), example()
+    layer = sm.from_module(module, args)
+    assert type(layer) is kind
+    check_equal(module, layer, *args)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_a_transformer_with_masks_and_named_arguments(dtype, tolerance):
     module = Seq2Seq(batch_first=True)
     example = {"source": torch.randn(2, 5, 8), "target": torch.randn(2, 4, 8)}
     example["padding"] = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
     network = sm.from_module(module, example)
     assert sum(isinstance(p, sm.MultiheadAttention) for p in network.modules()) == 3
-    check_equal(module, network, **example)
-    check_equal(module.eval(), network.eval(), **example)
+    assert sum(isinstance(p, sm.LayerNorm) for p in network.modules()) == 7
+    module.to(dtype), network.to(dtype)
+    example = {n: x.to(dtype) if x.is_floating_point() else x for n, x in example.items()}
+    check_equal(module, network, tolerance=tolerance, **example)
+    check_equal(module.eval(), network.eval(), tolerance=tolerance, **example)
 
 
 def test_a_transformer_decoder_with_a_tuple_of_inputs():

@@ -369,6 +369,25 @@ def test_several_inputs():
     expected = model(x[None], memory[None]).detach().reshape(-1)
     both = torch.cat([x.reshape(-1), memory.reshape(-1)])
     torch.testing.assert_close(secant @ both + secant.offset, expected)
+    sides = torch.autograd.functional.jacobian(
+        lambda x, memory: model(x[None], memory[None]).reshape(-1), (x, memory)
+    )
+    jacobian = sm.jacobian(model, x, memory)
+    torch.testing.assert_close(
+        jacobian.to_dense(), torch.cat([side.reshape(24, -1) for side in sides], 1)
+    )
+    torch.testing.assert_close(jacobian.row(3), jacobian.to_dense()[3])
+
+
+def test_sequences_may_have_their_steps_first():
+    torch.manual_seed(0)
+    attention, x = sm.SelfAttention(4, 2).double(), torch.randn(5, 4, **DOUBLE)
+    expected = torch.autograd.functional.jacobian(lambda x: attention(x[:, None])[:, 0], x)
+    found = sm.jacobian(attention, x).to_dense()
+    torch.testing.assert_close(found, expected.reshape(20, 20))
+    assert not torch.allclose(
+        found, torch.block_diag(*(found[i : i + 4, i : i + 4] for i in range(0, 20, 4)))
+    )
 
 
 def test_in_single_precision():

@@ -35,6 +35,8 @@ MAXIMA = {
     "padded": ((2, 4, 5), 3, {"stride": 2, "padding": 1}),
     "dilated": ((2, 6, 6), 2, {"dilation": (2, 3), "stride": 1}),
     "ceiling": ((1, 5, 6), 2, {"stride": 3, "ceil_mode": True}),
+    "1-D": ((2, 7), 3, {"stride": 2, "padding": 1, "ceil_mode": True}),
+    "3-D": ((2, 4, 3, 5), 2, {"stride": (2, 1, 2)}),
 }
 
 
@@ -49,8 +51,9 @@ def average(shape, kernel, options):
 
 def maximum(shape, kernel, options):
     def build(dtype):
-        layer = sm.MaxPool2d(kernel, input_size=shape[1:], **options)
-        return Case(layer, torch.nn.MaxPool2d(kernel, **options), shape)
+        name = f"MaxPool{len(shape) - 1}d"
+        layer = getattr(sm, name)(kernel, input_size=shape[1:], **options)
+        return Case(layer, getattr(torch.nn, name)(kernel, **options), shape)
 
     return build
 
@@ -79,9 +82,9 @@ ADAPTIVE = {
 }
 
 
-def adaptive(shape, outputs):
+def adaptive(shape, outputs, what="Avg"):
     def build(dtype):
-        name = f"AdaptiveAvgPool{len(shape) - 1}d"
+        name = f"Adaptive{what}Pool{len(shape) - 1}d"
         layer = getattr(sm, name)(outputs, input_size=shape[1:])
         return Case(layer, getattr(torch.nn, name)(outputs), shape)
 
@@ -130,6 +133,10 @@ class TestMaximum(LayerContract):
         assert np.array_equal(chosen, expected)
 
 
+class TestAdaptiveMaximum(TestMaximum):
+    cases = {name: adaptive(*layer, "Max") for name, layer in ADAPTIVE.items()}  # noqa: RUF012
+
+
 sizes = st.integers(1, 7)
 kernels = st.integers(1, 3)
 
@@ -173,18 +180,19 @@ def test_averages_agree_with_torch(pool, count_include_pad):
 
 
 @settings(max_examples=100)
-@given(pools(2), st.integers(0, 4))
+@given(st.integers(1, 3).flatmap(pools), st.integers(0, 4))
 def test_maxima_and_their_gradients_agree_with_torch(pool, levels):
     shape, kernel, options = pool
     x = torch.randn(2, *shape, dtype=torch.float64)
     x = (x * levels).round() if levels else x  # ties, or none
-    native = torch.nn.MaxPool2d(kernel, **options)
-    if compare(lambda: sm.MaxPool2d(kernel, input_size=shape[1:], **options), native, x):
+    name = f"MaxPool{len(shape) - 1}d"
+    kind, native = getattr(sm, name), getattr(torch.nn, name)(kernel, **options)
+    if compare(lambda: kind(kernel, input_size=shape[1:], **options), native, x):
         mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
         expected = native(theirs)
         weights = torch.randn_like(expected)
         expected.backward(weights)
-        sm.MaxPool2d(kernel, input_size=shape[1:], **options)(mine).backward(weights)
+        kind(kernel, input_size=shape[1:], **options)(mine).backward(weights)
         assert_near(mine.grad, theirs.grad)
 
 
@@ -281,3 +289,20 @@ def test_bad_arguments_are_named(kind, message):
 def test_other_bad_arguments_are_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    "kind, stock", [(sm.MaxPool2d, torch.nn.MaxPool2d), (sm.AvgPool2d, torch.nn.AvgPool2d)]
+)
+@pytest.mark.parametrize("images", [1, 3, 70])
+def test_images_that_lie_features_first_stay_so(kind, stock, images):
+    x = torch.randn(2, 5, 6, images, dtype=torch.float64).round().permute(3, 0, 1, 2)
+    x.requires_grad_()
+    y, expected = kind(2, input_size=(5, 6))(x), stock(2)(x)
+    torch.testing.assert_close(y, expected)
+    g = torch.randn_like(expected)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(result, x, g, retain_graph=True)[0] for result in (y, expected))
+    )
+    if images > 1:
+        assert y.stride(0) == 1

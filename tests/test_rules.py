@@ -143,3 +143,25 @@ def test_hooks_of_all_modules_are_refused(register):
     finally:
         handle.remove()
     assert isinstance(sm.from_module(network, (1, 4, 4))[1], sm.Conv2d)
+
+
+class Doubled(nn.Conv2d):
+    """A convolution whose weight is twice its parameter."""
+
+    @property
+    def weight(self):
+        if "weight" not in self._parameters:
+            raise AttributeError("weight")
+        return 2 * self._parameters["weight"]
+
+    @weight.setter
+    def weight(self, value):
+        self._parameters["weight"] = value
+
+
+def test_a_weight_that_the_class_computes_is_read_or_refused():
+    module, x = Doubled(1, 2, 2), torch.randn(3, 1, 4, 4)
+    a, b = sm.to_matrix(module, (1, 4, 4))
+    torch.testing.assert_close((a @ x.flatten(1).T).T + b, module(x).flatten(1))
+    with pytest.raises(ValueError, match="weight of Doubled must be its parameter"):
+        sm.from_module(module, (1, 4, 4))

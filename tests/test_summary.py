@@ -26,6 +26,13 @@ FIXED = {
     "MaxPool2d": (lambda: nn.MaxPool2d(3, 2, 1), (2, 7, 6)),
     "LayerNorm": (lambda: nn.LayerNorm(4), (3, 4)),
     "GroupNorm": (lambda: nn.GroupNorm(2, 4), (4, 3, 2)),
+    "InstanceNorm1d": (lambda: nn.InstanceNorm1d(2), (2, 5)),
+    "InstanceNorm3d": (lambda: nn.InstanceNorm3d(2), (2, 2, 1, 3)),
+    "InstanceNorm2d, running": (
+        lambda: nn.InstanceNorm2d(2, affine=True, track_running_stats=True).eval(),
+        (2, 3, 3),
+    ),
+    "AdaptiveMaxPool1d": (lambda: nn.AdaptiveMaxPool1d(2), (2, 5)),
 }
 
 
@@ -46,6 +53,53 @@ def test_shape_nonzeros_and_bands_are_those_of_the_jacobian(make, shape):
     if row.lower is not None:
         distance = at[:, 0] - at[:, 1]
         assert (row.lower, row.upper) == (max(0, distance.max()), max(0, -distance.min()))
+
+
+class Thousands(nn.Module):
+    """Some four thousand neurons."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.act, self.pool = nn.ReLU(), nn.MaxPool2d(2)
+        self.inner = nn.Conv2d(4, 4, 3, padding=1, groups=2, bias=False)
+        self.scale = nn.GroupNorm(2, 4)
+        self.mean, self.head = nn.AvgPool2d(3, 2, 1), nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = self.pool(self.act(self.norm(self.conv(x))))
+        return self.head(self.mean(x + self.scale(self.inner(x))).flatten(1))
+
+
+def test_every_row_of_a_network_is_that_of_brute_force():
+    torch.manual_seed(0)
+    module = Thousands().double().eval()
+    table = sm.summary(module, (3, 16, 16))
+    assert sum(row.shape[0] for row in table.rows) > 3000
+    for row in table.rows:
+        part = module.get_submodule(row.name)
+        x = torch.rand(row.input[1:], dtype=torch.float64) + 0.1  # positive: all gates are open
+        at = torch.autograd.functional.jacobian(lambda x, p=part: p(x[None])[0], x, vectorize=True)
+        at = at.reshape(-1, x.numel()).nonzero()
+        assert (row.shape[1], row.nnz) == (x.numel(), len(at)), row.name
+        if row.lower is not None:
+            distance = at[:, 0] - at[:, 1]
+            assert (row.lower, row.upper) == (max(0, distance.max()), max(0, -distance.min()))
+    assert table.total("nnz") == sum(row.nnz for row in table.rows)
+    assert table.parameters == table.total("parameters")
+
+
+def test_an_input_inside_a_dictionary():
+    class Batch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 4)
+
+        def forward(self, batch):
+            return self.linear(batch["x"])
+
+    (row,) = sm.summary(Batch(), ({"x": torch.randn(2, 3)},)).rows
+    assert (row.shape, row.nnz) == ((4, 3), 12)
 
 
 def counted(run):

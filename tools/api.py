@@ -1,7 +1,8 @@
 """Sphinx extension: ``{api} MODULE`` documents every public name of a module, a summary first.
 
-Public is what ``__all__`` lists, in its order, or else what the module defines without a leading
-underscore: a page written by hand would forget names.
+``{api-summary} MODULE`` is the summary alone. Public is what ``__all__`` lists, in its order, or
+else what the module defines without a leading underscore: a page written by hand would forget
+names.
 """
 
 import importlib
@@ -23,12 +24,15 @@ def public(module) -> list[str]:
     ]
 
 
-def lines(name: str) -> list[str]:
+def summary(name: str) -> list[str]:
+    names = public(importlib.import_module(name))
+    return [".. autosummary::", "", *(f"   {found}" for found in names), ""]
+
+
+def entries(name: str) -> list[str]:
     module = importlib.import_module(name)
-    names = public(module)
-    text = [f".. module:: {name}", "", ".. autosummary::", ""]
-    text += [f"   {found}" for found in names] + [""]
-    for found in names:
+    text = []
+    for found in public(module):
         value = getattr(module, found)
         if not inspect.isclass(value):
             text.append(f".. autofunction:: {name}.{found}")
@@ -44,10 +48,15 @@ class Api(SphinxDirective):
     required_arguments = 1
 
     def run(self):
-        text = "\n".join(["```{eval-rst}", *lines(self.arguments[0]), "```"])
-        return self.parse_text_to_nodes(text)
+        name = self.arguments[0]
+        if self.name == "api-summary":
+            text = [f".. currentmodule:: {name}", "", *summary(name)]
+        else:
+            text = [f".. module:: {name}", "", *summary(name), *entries(name)]
+        return self.parse_text_to_nodes("\n".join(["```{eval-rst}", *text, "```"]))
 
 
 def setup(app) -> dict:
     app.add_directive("api", Api)
+    app.add_directive("api-summary", Api)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -26,7 +26,7 @@ def add(app, pagename: str, templatename: str, context: dict, doctree) -> None:
         return
     first = next(iter(doctree.findall(nodes.title)), None)
     title = app.config.project if first is None else first.astext()
-    key = "sparsemat:" + pagename.rsplit("/", 1)[-1]
+    key = "sparsemat:" + pagename.partition("/")[2].replace("/", "-")
     url = f"{app.config.html_baseurl}{pagename}.html"
     year = str(app.config.copyright).split(",")[0].split("-")[-1].strip()
     text = entry(title, app.config.project, app.config.author, year, key, url)

@@ -120,6 +120,14 @@ POOL = [
         "pooling",
         "pool-divisors",
     ),
+    builder(
+        "an adaptive window lacks a pixel",
+        "patterns/pooling",
+        "adaptive_avg_pool_pattern",
+        "P, divisors = build(*args, **options)\nreturn _rebuilt(P, keep=slice(1, None)), divisors",
+        "pooling",
+        "pool-adaptive",
+    ),
     method(
         "max pooling selects the pixel before the largest",
         "layers/maxima",
@@ -249,6 +257,24 @@ ATTENTION = [
         "attn-multihead",
     ),
 ]
+NORMS = [
+    builder(
+        "a group's mean lacks an entry",
+        "patterns/normalisation",
+        "mean_pattern",
+        "return _rebuilt(build(*args, **options), keep=slice(1, None))",
+        "transformer",
+        "tf-norm",
+    ),
+    builder(
+        "a norm's matrix is wider than its pattern",
+        "patterns/normalisation",
+        "norm_pattern",
+        "return _rebuilt(build(*args, **options), keep=slice(1, None))",
+        "transformer",
+        "tf-norm",
+    ),
+]
 CORE = [
     builder(
         "the commutation matrix is the inverse one",
@@ -339,4 +365,4 @@ CORE = [
     ),
 ]
 CLAIMS = [claim(**row) for row in yaml.safe_load(LIST.read_text())]
-MUTATIONS = [*CONV, *POOL, *RNN, *ATTENTION, *CORE, *CLAIMS]
+MUTATIONS = [*CONV, *POOL, *RNN, *ATTENTION, *NORMS, *CORE, *CLAIMS]

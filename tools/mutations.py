@@ -31,7 +31,8 @@ from mutant_kinds import Mutation
 from mutants import MUTATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("sparsemat", "book", "tests", "results/structured")
+RESULTS = ("results/structured", "results/benchmarks", "results/weights")  # that pages read
+COPIED = ("sparsemat", "book", "tests", *RESULTS)
 HEAVY = ("matplotlib.pyplot", "pandas", "scipy.linalg", "sympy", "torch", "torch.nn.functional")
 LIMIT = 240  # seconds; a mutation may turn a loop endless, which no check has caught
 

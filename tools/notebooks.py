@@ -2,7 +2,8 @@
 
 check            compare both halves and the stored outputs; writes nothing, exit 1 with a list
 execute [NAME]   run book/NAME.md (all pages without NAME) into notebooks/NAME.ipynb, reproducibly,
-                 inserting or refreshing the Colab setup cell in the text
+                 inserting or refreshing the Colab setup cell in the text;
+                 with --record, how long it took goes to results/chapters.json
 export           write the prose of all notebooks again: numbers and titles of other pages that
                  they refer to may have changed; runs nothing
 """
@@ -13,10 +14,12 @@ import argparse
 import base64
 import re
 import sys
+import time
 from pathlib import Path
 
 import jupytext
 import nbformat
+import run_times
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from pictures import shrink
@@ -247,7 +250,7 @@ def run(name: str, text: str) -> nbformat.NotebookNode:
     return notebook
 
 
-def execute(chosen: list[str]) -> int:
+def execute(chosen: list[str], record: bool = False) -> int:
     failed = 0
     for name in chosen or names():
         path = BOOK / f"{name}.md"
@@ -259,12 +262,14 @@ def execute(chosen: list[str]) -> int:
             continue
         before = path.read_text()
         text = with_setup_cell(before)
+        began = time.monotonic()
         try:
             notebook = run(name, text)
         except ValueError as error:
             print(error, file=sys.stderr)
             failed = 1
             continue
+        seconds = time.monotonic() - began
         if path.read_text() != before:
             print(f"{name}: book/{name}.md was edited while it ran: run again", file=sys.stderr)
             failed = 1
@@ -273,6 +278,8 @@ def execute(chosen: list[str]) -> int:
         store(name, notebook)
         if name == "index":
             HERO.write_bytes(hero())
+        if record:
+            run_times.record(ROOT, name, seconds)
         print(f"{name}: executed", flush=True)
     return failed
 
@@ -310,13 +317,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("check")
-    commands.add_parser("execute").add_argument("names", nargs="*", metavar="NAME")
+    executing = commands.add_parser("execute")
+    executing.add_argument("names", nargs="*", metavar="NAME")
+    executing.add_argument("--record", action="store_true")
     commands.add_parser("export")
     options = parser.parse_args(arguments)
     if options.command == "check":
         return check()
     if options.command == "execute":
-        return execute(options.names)
+        return execute(options.names, options.record)
     return export()
 
 

@@ -166,6 +166,10 @@ class Book:
             head = f"**{name}**" + (f" ({title})" if title else "")
         elif kind == "admonition":
             head = f"**{title}**"
+        elif kind == "table-filter":  # needs the page's script
+            return ""
+        elif kind == "motion":
+            return f"*Here a figure moves in the [published book]({self.site}).*"
         elif kind in ("explorer", "explorer-page"):
             return f"[Open this case in the pattern explorer]({self.case(title)})"
         elif kind in ("note", "tip", "warning", "important", "seealso"):

@@ -78,12 +78,17 @@ def arguments(
         return (example,), {}
     if isinstance(example, Mapping):
         return (), dict(example)
-    if isinstance(example, (list, tuple)) and any(map(torch.is_tensor, tree_leaves(example))):
+    if is_example(example):
         return tuple(example), {}
     shape = checked_shape(example)
     batch_second = getattr(module, "batch_first", True) is False
     size = (shape[0], batch, *shape[1:]) if batch_second else (batch, *shape)
     return (like_of(module, None, None).new_zeros(size),), {}
+
+
+def is_example(example: Example) -> bool:
+    """Whether it is an example input and not a shape."""
+    return isinstance(example, Mapping) or any(map(torch.is_tensor, tree_leaves(example)))
 
 
 def record(
@@ -128,6 +133,7 @@ def record(
         for part in paths:
             handles.append(part.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(part.register_forward_hook(after, with_kwargs=True))
+        args, kwargs = _copied((args, kwargs))  # the network may write to its input
         with undisturbed(module):
             result.output = _shapes(module(*args, **kwargs))
     except REFUSALS as error:
@@ -200,6 +206,12 @@ def _is_alone(part: nn.Module, call: Call) -> bool:
 def _shapes(value: Any) -> Any:
     """The same without numbers, so that a record holds nothing of the run."""
     return _mapped(value, lambda x: torch.empty_like(x, device="meta"))
+
+
+def _copied(value: Any) -> Any:
+    """The same with tensors of its own; one that stands twice still does."""
+    copies: dict[int, torch.Tensor] = {}
+    return _mapped(value, lambda x: copies.setdefault(id(x), x.detach().clone()))
 
 
 def _mapped(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..arguments import as_flag, as_size
 from ..products import check_form
 from ..rules import Rule, as_it_is, checked_shape, find, rules
 from .matrices import check_module
-from .record import Call, Example, Record, arguments, one_shape, record
+from .record import Call, Example, Record, arguments, is_example, one_shape, record
 from .sizes import PerSize
 
 
@@ -167,14 +166,13 @@ def _alone(
     module: nn.Module, rule: Rule | None, input_shape: Example, options: dict[str, Any]
 ) -> nn.Module:
     """The layer of a module that is one part."""
-    if torch.is_tensor(input_shape):
-        shape = one_shape(module, Call((input_shape,), {}))
-    else:
-        shape = checked_shape(input_shape)
     rule = rule or find(module)
     if rule is None or rule.layer is None:
         raise _no_layer(module)
-    return rule.layer(module, shape, options)
+    if not is_example(input_shape):
+        return rule.layer(module, checked_shape(input_shape), options)
+    args, kwargs = arguments(module, input_shape)
+    return _layer(module, rule, record(module, args, kwargs).calls[module], options)
 
 
 def _no_layer(module: nn.Module) -> TypeError:

@@ -1,4 +1,4 @@
-"""Adaptive average pooling: its matrix, and the layer that multiplies by it."""
+"""Adaptive pooling: the matrix of averages, that of maxima at an image, and their layers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d
 
 from ..arguments import as_tuple
 from ..pattern import Pattern
 from ..patterns.pooling import adaptive_avg_pool_pattern
-from ..rules import Affine, Rule, image_size, register, spatial_dims
+from ..rules import Affine, Rule, image_size, refuse, register, spatial_dims
 from .averages import AverageLayer, fixed, own_layer, refuse_other_size
+from .maxima import HINT, MaximumLayer, require_no_indices
 
 STOCK = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 
@@ -103,3 +105,70 @@ def _layer(module: nn.Module, shape: tuple[int, ...], options: dict[str, Any]) -
 
 register(Rule(STOCK, _matrix, _layer))
 register(Rule(OWN, _matrix, own_layer))
+
+
+class _MatrixAdaptiveMaxPool(MaximumLayer):
+    """What the three layers share; stands before the torch layer of the same dimension."""
+
+    def __init__(
+        self,
+        output_size: int | Sequence[int | None] | None,
+        return_indices: bool = False,
+        *,
+        input_size: int | Sequence[int],
+    ) -> None:
+        input_size = as_tuple("input_size", input_size, self.dims)
+        require_no_indices(return_indices)
+        resolved(output_size, input_size)
+        super().__init__(output_size)
+        self.input_size = input_size
+
+    def _first_maximisers(self, images: torch.Tensor) -> torch.Tensor:
+        outputs = resolved(self.output_size, self.input_size)
+        function = (adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d)[self.dims - 1]
+        return function(images.detach(), outputs, return_indices=True)[1]
+
+
+class AdaptiveMaxPool1d(_MatrixAdaptiveMaxPool, nn.AdaptiveMaxPool1d):
+    """1-D adaptive max pooling as a product; see :class:`AdaptiveMaxPool2d`."""
+
+    dims = 1
+
+
+class AdaptiveMaxPool2d(_MatrixAdaptiveMaxPool, nn.AdaptiveMaxPool2d):
+    """2-D adaptive max pooling as a product with a matrix chosen by the data.
+
+    Args:
+        output_size: Height and width of the output; None keeps the input's.
+        return_indices: Not supported; False.
+        input_size: Height and width of the images; any number of channels is served.
+
+    Raises:
+        ValueError: A size is below 1.
+
+    Source: chapter "Pooling".
+    """
+
+    dims = 2
+
+
+class AdaptiveMaxPool3d(_MatrixAdaptiveMaxPool, nn.AdaptiveMaxPool3d):
+    """3-D adaptive max pooling as a product; see :class:`AdaptiveMaxPool2d`."""
+
+    dims = 3
+
+
+MAX_STOCK = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
+MAX_OWN = (AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d)
+
+
+def _max_layer(module: nn.Module, shape: tuple[int, ...], options: dict[str, Any]) -> nn.Module:
+    refuse(module, return_indices=False)
+    size = image_size(module, shape, spatial_dims(module))
+    made = MAX_OWN[len(size) - 1](module.output_size, input_size=size)
+    return made.train(module.training)
+
+
+for _native, _kind in zip(MAX_STOCK, MAX_OWN, strict=True):
+    register(Rule((_native,), layer=_max_layer, hint=HINT.format(_kind.__name__)))
+register(Rule(MAX_OWN, layer=own_layer, hint=HINT.format("AdaptiveMaxPool2d")))

@@ -81,8 +81,8 @@ class KernelLayer(MatrixLayer):
 
         Returns:
             Tensor ``(N, out_channels, *output_size)``, or one without the batch axis. It lies in
-            memory as ``x`` does, or features first where pixels are gathered by an index (untied,
-            or padded with other things than zeros).
+            memory as ``x`` does, or features first: from 64 images on, or where pixels are untied
+            or padded with other things than zeros.
 
         Raises:
             TypeError: ``x`` is no tensor.

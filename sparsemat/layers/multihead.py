@@ -9,12 +9,14 @@ from torch import nn
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from ..kronecker import kron
 from ..lazy import Kronecker, Sum
 from ..matrix import Matrix
-from ..patterns.simple import dense_pattern
+from ..pattern import Pattern
+from ..patterns.simple import dense_pattern, mask_pattern
 from ..products.fused import fused
 from ..rules import Rule, as_it_is, register
-from .base import MatrixLayer, require_tensor, require_type
+from .base import MatrixLayer, check_sizes, require_tensor, require_type
 
 
 class _Sides(NamedTuple):
@@ -78,12 +80,13 @@ class MultiheadAttention(MatrixLayer, nn.MultiheadAttention):
             y = weights @ sides.v
         else:
             y = scaled_dot_product_attention(*sides, dropout_p=rate) if rate else fused(*sides)
-        y = self.out_proj(y.transpose(1, 2).flatten(2))
+        # in torch's order, token by token, in which a dropout that follows draws
+        y = self.out_proj(y.permute(2, 0, 1, 3).flatten(2))
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)
         if query.ndim == 2:
-            return y[0], None if weights is None else weights[0]
-        return y if self.batch_first else y.transpose(0, 1), weights
+            return y[:, 0], None if weights is None else weights[0]
+        return y.transpose(0, 1) if self.batch_first else y, weights
 
     def attention(
         self,
@@ -136,6 +139,33 @@ class MultiheadAttention(MatrixLayer, nn.MultiheadAttention):
                 for weight, change in zip(weights, maps, strict=True)
             )
         )
+
+    def pattern(self, queries: int, keys: int, hidden: torch.Tensor | None = None) -> Pattern:
+        """Where the matrix of so many queries and keys may be nonzero.
+
+        Args:
+            queries: Number L of queries.
+            keys: Number S of keys.
+            hidden: Booleans ``(L, S)``, True for the pairs that masks hide; None for none.
+
+        Returns:
+            Pattern of shape ``(L d, S vdim)``, who sees whom times a dense block, held as a
+            Kronecker product.
+
+        Raises:
+            ValueError: A number is below 1, or ``hidden`` has another shape or type.
+        """
+        check_sizes(queries=queries, keys=keys)
+        seen = dense_pattern(queries, keys)
+        if hidden is not None:
+            require_tensor(hidden)
+            if tuple(hidden.shape) != (queries, keys) or hidden.dtype != torch.bool:
+                raise ValueError(
+                    f"hidden must be booleans of shape {(queries, keys)}, got {hidden.dtype} of "
+                    f"shape {tuple(hidden.shape)}"
+                )
+            seen = mask_pattern(~hidden)
+        return kron(seen, dense_pattern(self.embed_dim, self.vdim))
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""

@@ -101,9 +101,3 @@ register(
         hint="apply it after the matrix of the layer before",
     )
 )
-register(
-    Rule(
-        (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
-        hint="it divides by a statistic of its input; batch normalisation in eval mode is a matrix",
-    )
-)

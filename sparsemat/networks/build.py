@@ -8,6 +8,7 @@ from torch import nn
 
 from .follow import Block, Follow
 from .forms import MOVEMENTS, RULES
+from .inputs import batched
 from .paths import require_values
 from .system import BlockSystem
 
@@ -49,13 +50,10 @@ def block_system(model: nn.Module, *inputs: torch.Tensor) -> BlockSystem:
 
     Source: chapter "A CNN as one matrix".
     """
-    if not any(torch.is_tensor(x) and x.is_floating_point() for x in inputs):
-        kinds = ", ".join(str(getattr(x, "dtype", type(x).__name__)) for x in inputs)
-        raise TypeError(f"inputs must have a tensor of floating-point numbers, got {kinds or None}")
+    given = batched(model, inputs)
     require_values(model)
-    axis = 1 if getattr(model, "batch_first", True) is False else 0
-    given = [x.detach().clone().unsqueeze(axis) if torch.is_tensor(x) else x for x in inputs]
     floating = [x for x in given if torch.is_tensor(x) and x.is_floating_point()]
+    entered = [x.clone() for x in floating]  # the network may write to its input
     run = Follow(model, RULES, MOVEMENTS)
     for x in floating:
         run.input(x)
@@ -69,7 +67,7 @@ def block_system(model: nn.Module, *inputs: torch.Tensor) -> BlockSystem:
     numbers = run.numbers(output)
     numbers = torch.zeros_like(output, dtype=torch.float64) if numbers is None else numbers
     blocks, numbers = _reached(model, run, len(floating), numbers)
-    system = BlockSystem(blocks, [x.to(output.dtype) for x in floating], output, numbers)
+    system = BlockSystem(blocks, [x.to(output.dtype) for x in entered], output, numbers)
     _verify(system)
     return system
 

@@ -16,9 +16,10 @@ from ..layers.recurrence import RNN
 from ..layers.simple import BATCH_NORM, DROPOUT, ELEMENTWISE
 from ..pattern import Pattern
 from ..patterns.simple import diagonal_pattern, identity_pattern
-from ..rules import find, like
+from ..rules import find, like, spatial_dims
 
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm1d, nn.InstanceNorm2d)
+INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, *INSTANCE_NORM)
 MAXIMA = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 MAXIMA += (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
@@ -50,8 +51,9 @@ def count(part: nn.Module, call: Call, batch: int) -> Count | None:
     """
     if isinstance(part, PerSize):
         part = part.chosen(call.tensors[0])
+    by_rule = isinstance(part, INSTANCE_NORM) and not part.training and part.track_running_stats
     for kinds, counted in COUNTS:
-        if isinstance(part, kinds):
+        if isinstance(part, kinds) and not by_rule:
             return counted(part, call, batch)
     try:
         rule = find(part)
@@ -98,7 +100,7 @@ def _norm(part: nn.Module, call: Call, batch: int) -> Count:
     elif isinstance(part, (nn.LayerNorm, nn.RMSNorm)):
         together = prod(part.normalized_shape)
     else:
-        together = prod(x.shape[2:])
+        together = prod(x.shape[-spatial_dims(part) :])
     if isinstance(part, nn.RMSNorm):
         return _diagonal(part, call, batch)._replace(depends="statistics")
     # diag (I - 1 1^T / g): dense blocks, multiplied as a mean, a difference and a scale

@@ -1,6 +1,7 @@
-"""Convolution and batch normalisation as linear maps, so that a product with A costs one of each.
+"""Operations as linear maps where torch's second derivatives do not serve a product with A.
 
-Torch's second derivatives of both compute gradients of the weights, whether they are wanted or not.
+Those of convolution and batch normalisation compute gradients of the weights, whether they are
+wanted or not; that of PReLU takes the other slope at zero.
 """
 
 from __future__ import annotations
@@ -54,18 +55,23 @@ def _convolution(function: Callable, x: Any, weight: Any, bias: Any = None, *arg
 def _batch_norm(
     function: Callable,
     x: Any,
-    mean: Any,
-    variance: Any,
+    running_mean: Any,
+    running_var: Any,
     weight: Any = None,
     bias: Any = None,
     training: bool = False,
     *args: Any,
     **kwargs: Any,
 ):
-    if training or mean is None:
+    if training or running_mean is None:
         return None
-    zero = torch.zeros_like(mean)
-    return lambda v: function(v, zero, variance, weight, None, False, *args, **kwargs)
+    zero = torch.zeros_like(running_mean)
+    return lambda v: function(v, zero, running_var, weight, None, False, *args, **kwargs)
+
+
+def _prelu(function: Callable, x: torch.Tensor, weight: torch.Tensor):
+    slope = weight if weight.ndim == 0 else weight.reshape(-1, *[1] * (x.ndim - 2))
+    return lambda v: torch.where(x > 0, v, slope * v)
 
 
 LINEAR = dict.fromkeys(
@@ -74,7 +80,7 @@ LINEAR = dict.fromkeys(
         *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
     ),
     _convolution,
-) | {F.batch_norm: _batch_norm}
+) | {F.batch_norm: _batch_norm, torch.prelu: _prelu, torch.Tensor.prelu: _prelu}
 
 
 class _Forward(torch.autograd.Function):

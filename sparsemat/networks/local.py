@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .paths import require_values
+from .inputs import flat
+from .paths import require_own_gradients, require_values, running
 from .piecewise import Gate, Watch
 from .real import RealMatrix
 
@@ -111,7 +112,7 @@ class LocalMap(Jacobian):
         return f"LocalMap({rows}x{cols}, {len(self.gates)} gates and selections)"
 
 
-def local_map(model: nn.Module, x: torch.Tensor) -> LocalMap:
+def local_map(model: nn.Module, *inputs: torch.Tensor) -> LocalMap:
     r"""The matrix A(x) and the offset b(x) of a piecewise linear network around one input.
 
     $f(x') = A x' + b$ for every x' for which all gates stay as they are; A is the Jacobian there.
@@ -120,30 +121,34 @@ def local_map(model: nn.Module, x: torch.Tensor) -> LocalMap:
 
     Args:
         model: The network.
-        x: One input, without the batch axis, of the type of the parameters.
+        inputs: Its arguments, each one input without the batch axis, of the type of the parameters;
+            the columns of A are the entries of those of floating-point numbers, one after the
+            other.
 
     Returns:
         A :class:`sparsemat.networks.LocalMap` of shape ``(y.numel(), x.numel())``; it holds the
         intermediate results of the run.
 
     Raises:
-        TypeError: ``x`` is no tensor of floating-point numbers, the output is no tensor, or an
-            operation is not piecewise linear in x; the message names it and the part.
+        TypeError: There is no tensor of floating-point numbers, the output is none, an operation
+            is not piecewise linear in x, or a part has backward hooks; the message names the
+            operation and the part.
         ValueError: A parameter has no values, or torch refuses x; with the path.
 
     Source: chapter "A CNN as one matrix".
     """
     require_values(model)
+    require_own_gradients(model)
+    x, arguments = flat(model, inputs)
     with torch.enable_grad():
-        x = _input(x)
-        watch = Watch(x, model)
+        watch = Watch(x.requires_grad_(), model)
         with watch.watching():
-            output = model(x)
+            output = model(*arguments(x))
             watch.check(output)
         return LocalMap(x, _output(output), tuple(watch.gates))
 
 
-def jacobian(model: nn.Module, x: torch.Tensor) -> Jacobian:
+def jacobian(model: nn.Module, *inputs: torch.Tensor) -> Jacobian:
     r"""The Jacobian of any differentiable network at one input, by autograd, not formed.
 
     It tells how the output changes with the input: $f(x + v) = f(x) + J v + o(v)$. Where the
@@ -152,36 +157,34 @@ def jacobian(model: nn.Module, x: torch.Tensor) -> Jacobian:
 
     Args:
         model: The network; its buffers stay as they are.
-        x: One input, without the batch axis, of the type of the parameters.
+        inputs: As for :func:`sparsemat.local_map`.
 
     Returns:
         A :class:`sparsemat.networks.Jacobian` of shape ``(y.numel(), x.numel())``.
 
     Raises:
-        TypeError: ``x`` is no tensor of floating-point numbers, or the output is no tensor.
-        ValueError: A parameter has no values; with its path.
+        TypeError: There is no tensor of floating-point numbers, the output is none, or a part has
+            backward hooks.
+        ValueError: A parameter has no values, or torch refuses x; with the path.
 
     Source: chapter "A CNN as one matrix".
     """
 
     def run(x: torch.Tensor) -> torch.Tensor:
         buffers = {name: value.clone() for name, value in model.named_buffers()}
-        return _output(torch.func.functional_call(model, buffers, (x,)))
+        return _output(torch.func.functional_call(model, buffers, tuple(arguments(x))))
 
     require_values(model)
+    require_own_gradients(model)
+    x, arguments = flat(model, inputs)
     with torch.enable_grad():
-        x = _input(x)
-        return Jacobian(x, run(x), run)
-
-
-def _input(x: torch.Tensor) -> torch.Tensor:
-    if not torch.is_tensor(x) or not x.is_floating_point():
-        kind = x.dtype if torch.is_tensor(x) else type(x).__name__
-        raise TypeError(f"x must be a tensor of floating-point numbers, got {kind}")
-    return x.detach().clone()[None].requires_grad_()
+        with running(model):
+            output = run(x.requires_grad_())
+        return Jacobian(x, output, run)
 
 
 def _output(output: torch.Tensor) -> torch.Tensor:
-    if not torch.is_tensor(output):
-        raise TypeError(f"the network must return a tensor, got {type(output).__name__}")
+    if not torch.is_tensor(output) or not output.is_floating_point():
+        kind = output.dtype if torch.is_tensor(output) else type(output).__name__
+        raise TypeError(f"the network must return a tensor of floating-point numbers, got {kind}")
     return output

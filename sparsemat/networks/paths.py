@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from itertools import chain
 
 from torch import nn
+from torch.nn.modules import module as every_module
 
 from ..convert.record import REFUSALS, located
 
@@ -52,3 +53,17 @@ def require_values(model: nn.Module) -> None:
     for path, tensor in chain(model.named_parameters(), model.named_buffers()):
         if tensor.is_meta:
             raise ValueError(f"{path} must have values, got a tensor on the meta device")
+
+
+def require_own_gradients(model: nn.Module) -> None:
+    """Refuse a network whose gradients hooks may change: its derivative would be another backwards.
+
+    Raises:
+        TypeError: With the path of the first part that has such hooks.
+    """
+    hooks = "_backward_hooks", "_backward_pre_hooks"
+    if any(getattr(every_module, f"_global{name}") for name in hooks):
+        raise TypeError("there must be no backward hooks of all modules, got some")
+    for path, part in model.named_modules():
+        if any(getattr(part, name) for name in hooks):
+            raise TypeError(f"{path or type(part).__name__} must have no backward hooks, got some")

@@ -10,6 +10,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..convert.record import REFUSALS
 from .fixed import fixed
 from .paths import running
 
@@ -28,14 +29,16 @@ BILINEAR = "mul mm bmm addmm baddbmm addmv mv dot convolution"
 NORMS = "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training"
 GATES = {
     "relu": lambda x, *_: x > 0,
-    "abs": lambda x, *_: x > 0,
+    "abs": lambda x, *_: x.sign().to(torch.int8),  # at zero torch takes neither side's slope
     "leaky_relu": lambda x, *_: x > 0,
     "_prelu_kernel": lambda x, *_: x > 0,
     "threshold": lambda x, bound, *_: x > bound,
     "hardtanh": lambda x, low=-1, high=1, *_: (x > low).byte() + (x >= high).byte(),
     "clamp": lambda x, low=None, high=None, *_: _between(x, low, high),
-    "clamp_min": lambda x, low, *_: x > low,
+    "clamp_min": lambda x, low, *_: _between(x, low, None),
 }
+# numbers of the input that leave torch, where nothing follows them
+READS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.__dlpack__)
 SELECTIONS = "max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d"
 LINEAR, CONSTANT, BILINEAR, NORMS, SELECTIONS = (
     frozenset(names.split()) for names in (LINEAR, CONSTANT, BILINEAR, NORMS, SELECTIONS)
@@ -80,10 +83,16 @@ class Watch(TorchDispatchMode):
     @contextmanager
     def watching(self):
         """The mode, with the paths of the parts."""
-        with running(self.model) as self.paths, _Attached(self), self:
-            yield
+        error = None
+        try:
+            with running(self.model) as self.paths, _Attached(self), self:
+                yield
+        except REFUSALS as caught:
+            error = caught
+            if not self.refused:
+                raise
         if self.refused:  # an error inside an operator would be taken for no operator
-            raise TypeError(self.refused)
+            raise TypeError(self.refused) from error
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None):
         kwargs = kwargs or {}
@@ -96,11 +105,13 @@ class Watch(TorchDispatchMode):
         if name in CONSTANT or not any(depends):
             return result
         made = [out for out in _listed(result) if torch.is_tensor(out)]
-        numbers = [out for out in made if out.is_floating_point()]
+        numbers = [out for out in made if out.is_floating_point() or out.is_complex()]
         # a comparison, or the place of a maximum, is a choice
-        choices = [out for out in made if not out.is_floating_point()]
+        choices = [out for out in made if not (out.is_floating_point() or out.is_complex())]
         choices += [] if gate is None else [gate]
         self.gates += [Gate(self.paths[-1], name, choice) for choice in choices]
+        if name == "_local_scalar_dense":
+            self.refuse("item")
         if not numbers:
             return result
         hidden = any(self._among(self.hidden, arg) for arg in given)
@@ -109,7 +120,7 @@ class Watch(TorchDispatchMode):
         ):
             self.refuse("detach")
         if not hidden:
-            self._check(function, name, args, depends)
+            self._check(function, name, args, kwargs, depends)
         for out in numbers:
             self.keep(out, hidden)
         return result
@@ -131,23 +142,26 @@ class Watch(TorchDispatchMode):
             return any(self._among(tensors, part) for part in arg)
         return torch.is_tensor(arg) and arg.untyped_storage().data_ptr() in tensors
 
-    def _check(self, function: Any, name: str, args: tuple, depends: list[bool]) -> None:
-        good = name in LINEAR or name in GATES or name in SELECTIONS
-        good |= function.is_view
+    def _check(
+        self, function: Any, name: str, args: tuple, kwargs: dict[str, Any], depends: list[bool]
+    ) -> None:
+        good = name in LINEAR or function.is_view
         if name in BILINEAR:
             # the added matrix of addmm, or the bias of a convolution, enters linearly
             pair = depends[1:3] if name in ("addmm", "baddbmm", "addmv") else depends[:2]
             good = sum(pair) <= 1
         elif name == "div":
-            good = not depends[1]
+            good = not depends[1] and not kwargs.get("rounding_mode")
+        elif name in GATES or name in SELECTIONS:
+            good = not any(depends[1:])
         elif name in NORMS:
-            good = name.endswith("no_training") or not args[5]
+            good = not any(depends[1:]) and (name.endswith("no_training") or not args[5])
         if not good or not torch.is_grad_enabled():
             self.refuse(name)
 
     def refuse(self, name: str) -> None:
         """Note an operation of the part that is running, the first one."""
-        blind = "" if torch.is_grad_enabled() else ", or is hidden from autograd,"
+        blind = "" if torch.is_grad_enabled() else ", or is hidden from autograd"
         self.refused = self.refused or (
             f"{self.paths[-1] or type(self.model).__name__}: {name} of the input is not "
             f"piecewise linear{blind}, so no matrix A(x) is the network around x; its Jacobian is "
@@ -170,6 +184,10 @@ class _Attached(TorchFunctionMode):
         result = function(*args, **kwargs)
         if not any(self.watch._among(self.watch.kept, x) for x in (*args[1:], *kwargs.values())):
             result = fixed(function, args, kwargs, result)
+        if function in (*READS, torch.Tensor.register_hook) and self.watch._among(
+            self.watch.kept, args[0]
+        ):
+            self.watch.refuse(function.__name__)
         cuts = torch.Tensor.detach, torch.Tensor.detach_, torch.Tensor.data.__get__
         if function in cuts and self.watch._among(self.watch.kept, args[0]):
             result = result.clone()
@@ -183,8 +201,8 @@ def _listed(result: Any) -> tuple | list:
 
 def _between(x: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
     piece = torch.zeros_like(x, dtype=torch.uint8)
-    if low is not None:
-        piece += (x > low).byte()
-    if high is not None:
-        piece += (x >= high).byte()
+    # a bound is a piece of its own: torch's slope there depends on whether the bound is a tensor
+    for bound in (low, high):
+        if bound is not None:
+            piece += (x > bound).byte() + (x >= bound).byte()
     return piece

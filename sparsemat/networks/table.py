@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from ..convert.record import Call, Example, arguments, record
 from ..layers.attention import SelfAttention
@@ -148,7 +149,7 @@ def summary(model: nn.Module, input_shape: Example) -> Summary:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     training = any(part.training for part in model.modules())
     args, kwargs = arguments(model, input_shape, 2 if training else 1)
-    first = next(x for x in (*args, *kwargs.values()) if torch.is_tensor(x))
+    first = next(x for x in tree_leaves((args, kwargs)) if torch.is_tensor(x))
     one_sequence = first.ndim == 2 and hasattr(model, "batch_first")
     second = getattr(model, "batch_first", True) is False
     batch = 1 if one_sequence or first.ndim == 0 else first.shape[1 if second else 0]

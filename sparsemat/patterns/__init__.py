@@ -3,6 +3,7 @@
 from .attention import allowed_pairs, attention_pattern
 from .convolution import conv_pattern, conv_transpose_pattern
 from .gated import gru_pattern, lstm_pattern
+from .normalisation import mean_pattern, norm_pattern
 from .pooling import adaptive_avg_pool_pattern
 from .recurrence import recurrence_patterns
 from .simple import (
@@ -30,6 +31,8 @@ __all__ = [
     "lag_pattern",
     "lstm_pattern",
     "mask_pattern",
+    "mean_pattern",
+    "norm_pattern",
     "one_hot_pattern",
     "permutation_pattern",
     "recurrence_patterns",

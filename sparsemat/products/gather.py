@@ -92,8 +92,7 @@ class GatherProduct(Product):
         total = _wide_zeros(x, self.num_parameters) if wants_theta else None
         grad_x = None
         conj_theta = theta.conj().resolve_conj() if theta.is_complex() else theta
-        # in the layout of x: the layer before multiplies its gradient with what it saved in that
-        grad = Layout.of(x).laid(grad.resolve_conj())
+        grad = self.blocks.layout(x).laid(grad.resolve_conj())
         if wants_x and self._gathers_back(grad):
             # grad x^H is the transpose of conj(x) grad^T: what is gathered from grad serves both
             other = x.conj().resolve_conj() if x.is_complex() else x
@@ -104,6 +103,7 @@ class GatherProduct(Product):
             if wants_x:
                 grad_x = _scatter(self, conj_theta, grad)
         if wants_x:
+            # the layer before multiplies it with what it saved in this layout
             grad_x = Layout.of(x).laid(grad_x)
         return total if total is None else total.to(theta.dtype), grad_x
 

@@ -20,6 +20,7 @@ from .blocks import BLOCK_BYTES, LARGE_BLOCK_BYTES, Blocks, Run, slice_or_indice
 from .layout import Layout
 from .tables import Tables
 
+LONG = 64  # vectors whose entries lie next to each other are copied faster than rows of an image
 View = tuple[tuple[int, ...], tuple[int, ...], int]  # sizes, strides, offset
 Box = tuple[list[int], list[int]]  # the first place and the size along every factor
 
@@ -56,8 +57,8 @@ class StepBlocks(Blocks):
         self.widths = [steps.width + sum(steps.pads) for steps in self.factors]
 
     def layout(self, x: torch.Tensor) -> Layout:
-        """As they lie."""
-        return Layout.of(x)
+        """As they lie; entry after entry where an entry of all vectors is a long run to copy."""
+        return Layout.of(x) if x.shape[1] < LONG else Layout(x.shape[1], False)
 
     def padded(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
         """The vectors, with zeros around them along every factor."""

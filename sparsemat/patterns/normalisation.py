@@ -1,0 +1,62 @@
+"""Patterns of normalisations: the mean of every group, and the matrix of all groups. NumPy only."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..arguments import as_flag, as_size
+from ..kronecker import kron
+from ..pattern import Pattern
+from .simple import dense_pattern, diagonal_pattern, identity_pattern, zero_one
+
+
+def mean_pattern(groups: int, size: int, positions: int = 1) -> Pattern:
+    r"""The matrix $I \otimes \mathbf 1^\top \otimes I$ that sums every group; of means with $1/n$.
+
+    The entries stand in an array ``(groups, size, positions)``; a group is along its middle axis.
+
+    Args:
+        groups: Number of groups that stand one after the other.
+        size: Entries n of a group.
+        positions: Number of groups that stand side by side.
+
+    Returns:
+        Pattern of shape ``(groups * positions, groups * size * positions)`` with one parameter.
+
+    Raises:
+        ValueError: A size is below 1.
+
+    Source: chapter "A Transformer block as matrices".
+    """
+    size = as_size("size", size)
+    row = zero_one((1, size), np.zeros(size, dtype=np.int64), np.arange(size))
+    sides = (identity_pattern(as_size(*side)) for side in _named(groups, positions))
+    return kron(next(sides), row, next(sides))
+
+
+def norm_pattern(groups: int, size: int, positions: int = 1, *, centred: bool = True) -> Pattern:
+    r"""The pattern of $S\,(I \otimes \Gamma C \otimes I)$: a block a group, or a diagonal.
+
+    Args:
+        groups: Number of groups that stand one after the other, as tokens do.
+        size: Entries of a group.
+        positions: Number of groups that stand side by side, as pixels do in channels.
+        centred: Whether a mean is subtracted, as all but RMS normalisation do.
+
+    Returns:
+        Square pattern of ``groups * size * positions`` rows with a parameter for every nonzero,
+        held as a Kronecker product.
+
+    Raises:
+        ValueError: A size is below 1, or ``centred`` is no flag.
+
+    Source: chapter "A Transformer block as matrices".
+    """
+    size = as_size("size", size)
+    block = dense_pattern(size, size) if as_flag("centred", centred) else diagonal_pattern(size)
+    sides = (diagonal_pattern(as_size(*side)) for side in _named(groups, positions))
+    return kron(next(sides), block, next(sides))
+
+
+def _named(groups: int, positions: int) -> tuple[tuple[str, int], tuple[str, int]]:
+    return ("groups", groups), ("positions", positions)

@@ -1,0 +1,76 @@
+"""The book as one PDF, for a release: the single page, printed by the browser (minutes).
+
+python tools/pdf.py [PATH]   builds the single page and prints it to PATH (default _build/book.pdf)
+
+Jupyter Book's own ``pdfhtml`` prints before the formulas are set, which happens as one scrolls.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTLE = """async () => {
+    for (const image of document.images) image.loading = 'eager';
+    for (const folded of document.querySelectorAll('details')) folded.open = true;
+    if (window.MathJax && MathJax.startup) {
+        await MathJax.startup.promise;
+        await MathJax.startup.document.lazyTypesetAll?.();
+    }
+    await Promise.all([...document.images].map(image => image.decode().catch(() => null)));
+}"""
+MARGINS = dict.fromkeys(("top", "bottom", "left", "right"), "18mm")
+LIMIT = 900_000  # milliseconds; the whole book takes minutes
+
+
+@cache
+def browser_path() -> str | None:
+    """A Chromium on this machine, or None."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def printed(page: Path, pdf: Path) -> Path:
+    """Print one HTML file, with its formulas set and everything folded open.
+
+    Args:
+        page: The file.
+        pdf: Where the PDF goes; its folder must exist.
+
+    Raises:
+        FileNotFoundError: There is no Chromium.
+    """
+    from playwright.sync_api import sync_playwright
+
+    if browser_path() is None:
+        raise FileNotFoundError("printing needs Chromium, and none is installed")
+    with sync_playwright() as playwright:
+        # no sandbox: CI runs as root; the pages are our own
+        browser = playwright.chromium.launch(
+            executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu"]
+        )
+        opened = browser.new_page()
+        opened.set_default_timeout(LIMIT)
+        opened.goto(page.resolve().as_uri(), wait_until="load")
+        opened.evaluate(SETTLE)
+        opened.pdf(path=pdf, format="A4", margin=MARGINS, print_background=True, outline=True)
+        browser.close()
+    return pdf
+
+
+def main(arguments: list[str]) -> int:
+    pdf = Path(arguments[0]) if arguments else ROOT / "_build" / "book.pdf"
+    pdf.parent.mkdir(parents=True, exist_ok=True)
+    command = ["jupyter-book", "build", str(ROOT), "--builder", "singlehtml", "-q"]
+    subprocess.run([str(Path(sys.executable).with_name(command[0])), *command[1:]], check=True)
+    pages = sorted((ROOT / "_build" / "singlehtml").rglob("*.html"), key=lambda p: p.stat().st_size)
+    print(f"{printed(pages[-1], pdf)}: {pdf.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
