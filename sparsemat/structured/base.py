@@ -19,8 +19,7 @@ class Projection(NamedTuple):
 
     Attributes:
         matrix: The member.
-        error: Frobenius norm of the difference over that of the given matrix, see
-            :func:`relative_error`.
+        error: Frobenius norm of the difference over that of the given matrix; 0 where both are 0.
         guarantee: ``"exact"`` if a theorem says that no member is nearer; else ``"local"``.
     """
 
