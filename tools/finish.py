@@ -30,10 +30,14 @@ NUMBERED = re.compile(
 NUMBER = re.compile(r'<th (?=[^>]*class="number")(?=[^>]*scope="row")')
 HEADING = re.compile(r"<th[^>]*>(.*?)</th>", re.DOTALL)
 CELL = re.compile(r"<(tr|td)(?=[ >])")
-MANY = 4  # columns, which a phone has no room for
+MANY = 3  # columns, which a phone has no room for
 # What the theme and the extensions write that a screen reader cannot use.
 MENDED = (
     (re.compile(r'(<summary) aria-label="Toggle hidden content"'), r"\1"),
+    (
+        re.compile(r'<summary>(?=<span class="toctree-toggle")'),
+        '<summary aria-label="Pages of this section">',
+    ),
     (re.compile(r'(<button[^>]*search-button[^>]*) aria-label="Search"'), r"\1"),
     (re.compile(r'<th(?: class="[^"]*")?>(?:<p></p>)?</th>'), "<td></td>"),
     (re.compile(r' role="doc-(?:biblioentry|backlink)"'), ""),
