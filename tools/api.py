@@ -52,7 +52,9 @@ class Api(SphinxDirective):
         if self.name == "api-summary":
             text = [f".. currentmodule:: {name}", "", *summary(name)]
         else:
-            text = [f".. module:: {name}", "", *summary(name), *entries(name)]
+            # the anchor of the module goes to what follows it; a table would lose it
+            head = [f".. module:: {name}", "", f"In the module ``{name}``:", ""]
+            text = [*head, *summary(name), *entries(name)]
         return self.parse_text_to_nodes("\n".join(["```{eval-rst}", *text, "```"]))
 
 
