@@ -3,6 +3,7 @@
 import re
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -86,6 +87,19 @@ def test_row_is_well_formed_and_names_what_exists(claim):
 )
 def test_a_refuted_claim_has_its_counterexample(claim):
     assert "by counterexample" in kinds(claim["chapter"])[claim["id"]]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_counterexample_is_shown(chapter):
+    path = ROOT / "notebooks" / f"{chapter}.ipynb"
+    if not path.exists():
+        return
+    code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    for cell, after in pairwise([*code, None]):
+        match = CHECK.match(cell.source.split("\n")[0])
+        if match and match.group(2) == " (counterexample)":
+            # the cell shows it, or the next one draws or tabulates what it found
+            assert cell.outputs or after.outputs, match.group(1)
 
 
 def test_the_kinds_of_checks_are_read_from_the_cells():

@@ -98,6 +98,9 @@ def test_the_status_counts_every_box_and_record():
     assert [row["chapter"] for row in chapters] == list(titles.values())
     for row in rows[:-1]:
         assert sum(chapter[row["kind"]] or 0 for chapter in chapters) == row["boxes"]
+    times, _, caption = status.times()
+    assert f"; {len(times)} of {len(titles)} have" in caption
+    assert all(row["seconds"] > 0 and row["date"] for row in times)
     runs, _, _ = status.runs()
     assert sum(row["runs"] for row in runs) == len(RECORDS)
     areas, _, _ = status.benchmarks()

@@ -22,6 +22,8 @@ SETTLE = """async () => {
         await MathJax.startup.document.lazyTypesetAll?.();
     }
     await Promise.all([...document.images].map(image => image.decode().catch(() => null)));
+    document.body.getBoundingClientRect(); // a layout asks for the fonts
+    await document.fonts.ready;
 }"""
 MARGINS = dict.fromkeys(("top", "bottom", "left", "right"), "18mm")
 LIMIT = 900_000  # milliseconds; the whole book takes minutes

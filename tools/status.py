@@ -1,7 +1,8 @@
 """Sphinx extension: ``{status} PART`` says how the book stands, computed while it is built.
 
-The parts are ``chapters`` (the checks of each and how long it takes to run), ``checks`` (boxes by
-kind of check), ``runs`` (records by data set, device and version), ``benchmarks`` and ``versions``.
+The parts are ``checks`` (boxes by kind of check), ``chapters`` (the same for each chapter),
+``times`` (how long chapters take to run), ``runs`` (records by data set, device and version),
+``benchmarks`` and ``versions``.
 """
 
 from __future__ import annotations
@@ -38,25 +39,33 @@ def machine(device: dict) -> str:
 
 
 def chapters() -> tuple[list[dict], dict[str, str], str]:
-    times = run_times.read(ROOT)
     rows = []
     for name, title in titles().items():
         found = Counter(kind for kinds in check_kinds.kinds(name).values() for kind in kinds)
-        time = times.get(name, {})
-        rows.append(
-            {
-                "chapter": title,
-                "boxes": len(check_kinds.kinds(name)) or None,
-                **{kind: found[kind] or None for kind in check_kinds.ORDER},
-                "seconds": time.get("seconds"),
-                "device": machine(time["device"]) if time else None,
-                "date": time.get("date"),
-            }
-        )
-    heads = {"chapter": "chapter", "boxes": "boxes with a check"}
-    heads |= {kind: kind for kind in check_kinds.ORDER}
-    heads |= {"seconds": "seconds to run", "device": "on", "date": "date"}
-    return rows, heads, "Each chapter: its boxes by kind of check, and how long it takes to run."
+        boxes = len(check_kinds.kinds(name)) or None
+        kinds = {kind: found[kind] or None for kind in check_kinds.ORDER}
+        rows.append({"chapter": title, "boxes": boxes, **kinds})
+    heads = {"chapter": "chapter", "boxes": "boxes"} | {kind: kind for kind in check_kinds.ORDER}
+    return rows, heads, "Boxes of each chapter that have a check, and those of each kind."
+
+
+def times() -> tuple[list[dict], dict[str, str], str]:
+    known = run_times.read(ROOT)
+    rows = [
+        {
+            "chapter": title,
+            "seconds": known[name]["seconds"],
+            "device": machine(known[name]["device"]),
+            "torch": known[name]["versions"]["torch"],
+            "date": known[name]["date"],
+        }
+        for name, title in titles().items()
+        if name in known
+    ]
+    heads = {"chapter": "chapter", "seconds": "seconds to run", "device": "device"}
+    heads |= {"torch": "version of torch", "date": "date"}
+    caption = f"How long a chapter takes to run; {len(rows)} of {len(titles())} have been timed."
+    return rows, heads, caption
 
 
 def checks() -> tuple[list[dict], dict[str, str], str]:
@@ -128,7 +137,7 @@ def versions() -> tuple[list[dict], dict[str, str], str]:
     return rows, {"package": "package", "version": "version"}, "Versions that built these pages."
 
 
-PARTS = {part.__name__: part for part in (chapters, checks, runs, benchmarks, versions)}
+PARTS = {part.__name__: part for part in (chapters, times, checks, runs, benchmarks, versions)}
 
 
 class Status(SphinxDirective):

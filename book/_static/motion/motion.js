@@ -99,8 +99,9 @@
       if (!terms.length) return `${made}${this.solves && this.row < this.data.panels[1].start ? "given" : "nothing is read, a gate is shut"}, ${value}`;
       const shown = terms.slice(0, 3).map(({ column, weight }) => `${number(weight)} · ${number(this.data.values[column])}`);
       if (terms.length > 3) shown.push("…");
-      const constant = given ? ` + ${number(given)}` : "";
-      return `${made}${terms.length === 1 ? "one product" : `sum of ${terms.length} products`}, ${shown.join(" + ")}${constant} = ${value}`;
+      if (given) shown.push(number(given));
+      const sum = shown.join(" + ").replaceAll("+ −", "− ");
+      return `${made}${terms.length === 1 ? "one product" : `sum of ${terms.length} products`}, ${sum} = ${value}`;
     }
 
     sized(canvas, width, height) {
