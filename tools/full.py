@@ -56,12 +56,11 @@ def cells(page: str, **choices: object) -> list[str]:
 
 
 def _chosen(page: str, source: str, choices: dict[str, object]) -> str:
-    lines, rest = source.split("\n\n", 1)
-    known = set(re.findall(r"\b[A-Z]+\b(?=[, A-Z]*=)", re.sub(r"#.*", "", lines)))
+    known = set(re.findall(r"\b[A-Z]+\b(?=[, A-Z]*=)", re.sub(r"#.*", "", source)))
     if unknown := sorted(choices.keys() - known):
         raise ValueError(f"the choices of {page} are {sorted(known)}, got {unknown}")
     changed = "\n".join(f"{name} = {value!r}" for name, value in choices.items())
-    return f"{lines}\n{changed}\n\n{rest}"
+    return f"{source}\n{changed}"
 
 
 def run(page: str, choices: dict[str, object]) -> str:
