@@ -9,13 +9,15 @@ from html import escape
 from urllib.parse import parse_qsl, urlencode
 
 from docutils import nodes
+from scripted import Scripted, add
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 PAGE = "book/explorer"
+FILES = "explorer.css", "patterns.js", "explorer.js"
 FALLBACK = "This picture can be changed by the reader where JavaScript is on."
 
 
-class explorer(nodes.General, nodes.Element):  # docutils names nodes so
+class explorer(Scripted):  # docutils names nodes so
     """Where the explorer goes."""
 
 
@@ -48,21 +50,9 @@ def visit(translator, node: explorer) -> None:
     )
 
 
-def skip(translator, node: explorer) -> None:
-    raise nodes.SkipNode
-
-
-def add_files(app, pagename, templatename, context, doctree) -> None:
-    if doctree is not None and next(doctree.findall(explorer), None) is not None:
-        app.add_css_file("explorer/explorer.css")
-        for name in ("patterns", "explorer"):
-            app.add_js_file(f"explorer/{name}.js", loading_method="defer")
-
-
 def setup(app) -> dict:
-    app.add_node(explorer, html=(visit, lambda *_: None), latex=(skip, None), text=(skip, None))
+    add(app, explorer, visit, lambda _: [f"explorer/{name}" for name in FILES])
     app.add_directive("explorer", Explorer)
     app.add_directive("explorer-page", Explorer)
     app.add_role("explorer", Case())
-    app.connect("html-page-context", add_files)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -11,11 +11,12 @@ from html import escape
 from pathlib import Path
 
 from docutils import nodes
+from scripted import Scripted, add
 from sphinx.util.docutils import SphinxDirective
 from status import machine
 
 
-class table_filter(nodes.General, nodes.Element):  # docutils names nodes so
+class table_filter(Scripted):  # docutils names nodes so
     """Where the form goes."""
 
 
@@ -31,10 +32,6 @@ def visit(translator, node: table_filter) -> None:
     sort = " data-sort" if node.get("sort") else ""
     facets = escape(node["facets"])
     translator.body.append(f'<div class="table-filter" data-facets="{facets}"{sort}></div>\n')
-
-
-def skip(translator, node: table_filter) -> None:
-    raise nodes.SkipNode
 
 
 def row(record: dict) -> dict:
@@ -90,18 +87,13 @@ class Records(SphinxDirective):
         return [form, nodes.raw("", html, format="html")]
 
 
-def add_files(app, pagename, templatename, context, doctree) -> None:
-    found = [] if doctree is None else list(doctree.findall(table_filter))
-    if found:
-        app.add_css_file("tables/filter.css")
-        app.add_js_file("tables/filter.js", loading_method="defer")
-    if any(node.get("sort") for node in found):
-        app.add_js_file("tables/curves.js", loading_method="defer")
+def files(found: list[table_filter]) -> list[str]:
+    curves = ["tables/curves.js"] if any(node.get("sort") for node in found) else []
+    return ["tables/filter.css", "tables/filter.js", *curves]
 
 
 def setup(app) -> dict:
-    app.add_node(table_filter, html=(visit, lambda *_: None), latex=(skip, None), text=(skip, None))
+    add(app, table_filter, visit, files)
     app.add_directive("table-filter", TableFilter)
     app.add_directive("records", Records)
-    app.connect("html-page-context", add_files)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

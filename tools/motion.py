@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 
 from docutils import nodes
+from scripted import Scripted, add
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,7 +19,7 @@ SAMPLE = ROOT / "sparsemat" / "experiments" / "data" / "mnist-sample.npz"
 FALLBACK = "This figure moves where JavaScript is on."
 
 
-class motion(nodes.General, nodes.Element):  # docutils names nodes so
+class motion(Scripted):  # docutils names nodes so
     """Where the figure goes."""
 
 
@@ -163,18 +164,7 @@ def visit(translator, node: motion) -> None:
     )
 
 
-def skip(translator, node: motion) -> None:
-    raise nodes.SkipNode
-
-
-def add_files(app, pagename, templatename, context, doctree) -> None:
-    if doctree is not None and next(doctree.findall(motion), None) is not None:
-        app.add_css_file("motion/motion.css")
-        app.add_js_file("motion/motion.js", loading_method="defer")
-
-
 def setup(app) -> dict:
-    app.add_node(motion, html=(visit, lambda *_: None), latex=(skip, None), text=(skip, None))
+    add(app, motion, visit, lambda _: ["motion/motion.css", "motion/motion.js"])
     app.add_directive("motion", Motion)
-    app.connect("html-page-context", add_files)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

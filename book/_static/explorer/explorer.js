@@ -2,6 +2,7 @@
 "use strict";
 (() => {
   const S = window.SparsePatterns;
+  const element = window.bookElement;
   const LABELS = {
     size: "input size", kernel: "kernel size", in_channels: "input channels", out_channels: "output channels",
     padding_mode: "padding mode", ceil_mode: "ceil mode", count_include_pad: "count padding",
@@ -20,14 +21,6 @@
   const label = name => LABELS[name] ?? name;
   const number = value => (Number.isInteger(value) ? String(value) : value.toFixed(3).replace(/0+$/, ""))
     .replace("-", "−");
-
-  function element(tag, properties = {}, ...children) {
-    const made = document.createElement(tag);
-    for (const [name, value] of Object.entries(properties))
-      if (name in made) made[name] = value; else made.setAttribute(name, value);
-    made.append(...children);
-    return made;
-  }
 
   class Explorer {
     constructor(host, serial) {

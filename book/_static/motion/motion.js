@@ -1,17 +1,10 @@
 // Figures that move: a matrix times a vector, row by row.
 "use strict";
 (() => {
+  const element = window.bookElement;
   const PALETTE = ["#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#ff9da7", "#9c755f"];
   const PLUS = "#4e79a7", MINUS = "#f28e2b";
   const SECONDS = 20; // of a whole run
-
-  function element(tag, properties = {}, ...children) {
-    const made = document.createElement(tag);
-    for (const [name, value] of Object.entries(properties))
-      if (name in made) made[name] = value; else made.setAttribute(name, value);
-    made.append(...children);
-    return made;
-  }
   const number = value => String(Number(value.toPrecision(3))).replace("-", "−");
 
   class Motion {

@@ -1,6 +1,7 @@
 // The curves of chosen rows of the table of records.
 "use strict";
 (() => {
+  const element = window.bookElement;
   const NAMESPACE = "http://www.w3.org/2000/svg";
   const PALETTE = ["#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#9c755f", "#ff9da7"];
   const DASHES = ["", "7 4", "2 3"];
@@ -34,16 +35,12 @@
       this.data = JSON.parse(source.textContent);
       const table = source.closest("section").querySelector("table.results");
       this.rows = [...table.tBodies[0].rows].map((row, k) => ({ row, ...this.data[k] }));
-      table.tHead.rows[0].append(Object.assign(document.createElement("th"), { scope: "col", textContent: "curve" }));
+      table.tHead.rows[0].append(element("th", { scope: "col" }, "curve"));
       for (const entry of this.rows) entry.box = this.mark(entry);
-      this.choice = document.createElement("select");
-      const label = document.createElement("label");
-      label.append(Object.assign(document.createElement("span"), { textContent: "what is drawn" }), this.choice);
-      this.picture = document.createElement("div");
-      this.panel = document.createElement("div");
-      this.panel.className = "record-panel filter-form";
-      this.panel.append(label, this.picture);
-      this.panel.hidden = true;
+      this.choice = element("select");
+      this.picture = element("div");
+      this.panel = element("div", { className: "record-panel filter-form", hidden: true },
+        element("label", {}, element("span", {}, "what is drawn"), this.choice), this.picture);
       source.closest("section").querySelector(".table-filter").after(this.panel);
       this.choice.addEventListener("input", () => this.draw());
     }
@@ -53,8 +50,7 @@
       cell.dataset.label = "curve";
       const names = [...entry.row.cells].slice(0, 4).map(c => c.textContent);
       entry.name = `${names[0]}, ${names[1]}, ${names[2]}, seed ${names[3]}`;
-      const box = Object.assign(document.createElement("input"), { type: "checkbox" });
-      box.setAttribute("aria-label", `Draw ${entry.name}`);
+      const box = element("input", { type: "checkbox", "aria-label": `Draw ${entry.name}` });
       box.addEventListener("input", () => this.refresh());
       cell.append(box);
       return box;
@@ -95,16 +91,13 @@
         if (points.length < 8) for (const [px, py] of points)
           parts.push(svg("circle", { cx: px, cy: py, r: 3, fill: style.stroke }));
       });
-      const legend = document.createElement("ul");
-      legend.className = "curve-legend";
+      const legend = element("ul", { className: "curve-legend" });
       lines.forEach((entry, k) => {
         const key = svg("svg", { width: 28, height: 10, "aria-hidden": "true" }, svg("path", {
           d: "M0 5H28", class: "curve-line", stroke: PALETTE[k % PALETTE.length],
           "stroke-dasharray": DASHES[Math.floor(k / PALETTE.length) % DASHES.length],
         }));
-        const item = document.createElement("li");
-        item.append(key, ` ${entry.name}: ${short(entry.series[name].at(-1))}`);
-        legend.append(item);
+        legend.append(element("li", {}, key, ` ${entry.name}: ${short(entry.series[name].at(-1))}`));
       });
       const label = `${WORDS[name] ?? name} by epoch of ${lines.map(entry => entry.name).join("; ")}`;
       this.picture.replaceChildren(

@@ -1,13 +1,7 @@
 // Rows of the tables of a page, chosen by what their columns say; the choice lives in the address.
 "use strict";
 (() => {
-  function element(tag, properties = {}, ...children) {
-    const made = document.createElement(tag);
-    for (const [name, value] of Object.entries(properties))
-      if (name in made) made[name] = value; else made.setAttribute(name, value);
-    made.append(...children);
-    return made;
-  }
+  const element = window.bookElement;
   const text = node => node.textContent.replace(/\s+/g, " ").trim();
   // The number that a cell begins with, as the book writes numbers.
   function number(shown) {
