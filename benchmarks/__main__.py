@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the memory profiler is chatty otherwise
 
 import torch
 
-from sparsemat.experiments import provenance
 from sparsemat.experiments.files import write_json
 
 from . import (
@@ -32,6 +29,7 @@ from . import (
     structured,
     training,
 )
+from .origin import RECORDS, place_of, started
 from .paired import Case, Measurement, affordable, measure
 
 AREAS = {
@@ -47,7 +45,6 @@ AREAS = {
     "products alone": floor.cases,
 }
 GROWTH = "growth"  # the area without goals
-RECORDS = Path(__file__).parent.parent / "results" / "benchmarks"
 COLUMNS = "{:<54} {:<28} {:>6} {:>13} {:>6} {:>8} {:>9} {:>9}  {}"
 
 
@@ -67,7 +64,7 @@ def main() -> None:
     torch.manual_seed(0)
 
     path = RECORDS / f"{'gpu' if torch.cuda.is_available() else 'cpu'}-{options.threads}.json"
-    chosen, place = options.areas or known, _place(options.threads)
+    chosen, place = options.areas or known, place_of(options.threads)
     old = json.loads(path.read_text()) if options.areas and path.exists() else dict(place)
     if options.record and (other := {name: old[name] for name in place}) != place:
         parser.error(f"{path.name} is of {other}, not of {place}: measure all areas")
@@ -78,7 +75,7 @@ def main() -> None:
         f"(goal {imports.GOAL_SECONDS} s: {'met' if added <= imports.GOAL_SECONDS else 'missed'})",
         flush=True,
     )
-    measured = _started(options.rounds)
+    measured = started(options.rounds)
     areas = [area for area in chosen if area in AREAS]
     rows = table(areas, options.rounds) if areas else []
     grown = growth.record(max(3, options.rounds // 3)) if GROWTH in chosen else {}
@@ -94,29 +91,6 @@ def main() -> None:
     }
     write_json(path, record | grown)
     print(f"record: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
-
-
-def _place(threads: int) -> dict:
-    """The machine and the versions: a record has one of each."""
-    return {
-        "machine": {
-            "processor": provenance.processor(),
-            "cores": os.cpu_count(),
-            "threads": threads,
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-    }
-
-
-def _started(rounds: int) -> dict:
-    """What a record says of each area that is measured now."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": provenance.commit(),
-        "rounds": rounds,
-        "load": [os.getloadavg()[1]],  # of the last five minutes; that at the end follows
-    }
 
 
 def table(areas: list[str], rounds: int) -> list[dict]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sparsemat.experiments.files import write_json
 
-from .__main__ import RECORDS, _place, _started
+from .origin import RECORDS, place_of, started
 
 RECORD = RECORDS / "limits.json"
 THREADS = 1
@@ -125,7 +125,7 @@ def measure(limit: Limit) -> dict:
 
 def main() -> None:
     """Measure all, print a line each, and write the record."""
-    measured, rows = _started(1), []
+    measured, rows = started(1), []
     for limit in LIMITS:
         row = measure(limit)
         rows.append(row)
@@ -135,7 +135,7 @@ def main() -> None:
             f"{row['mib']:7,.0f} of {most:>5} MiB  {row['verdict']}",
             flush=True,
         )
-    write_json(RECORD, _place(THREADS) | {"measured": measured, "rows": rows})
+    write_json(RECORD, place_of(THREADS) | {"measured": measured, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -69,9 +69,9 @@ def test_labels_are_those_of_brute_force():
 @pytest.mark.parametrize("variant", triples.VARIANTS)
 def test_no_variant_is_smaller_than_the_reference(variant):
     network, reference = triples.build(variant), triples.build(triples.REFERENCE)
-    assert triples.size(network) >= triples.size(reference)
+    assert triples.count_parameters(network) >= triples.count_parameters(reference)
     assert triples.macs(network) >= triples.macs(reference)
-    assert triples.size(network) < 1.1 * triples.size(reference)
+    assert triples.count_parameters(network) < 1.1 * triples.count_parameters(reference)
 
 
 @pytest.mark.parametrize("variant", triples.VARIANTS)
@@ -111,6 +111,6 @@ def test_the_record_is_whole():
         assert len(entry["test"]) == len(triples.SEEDS)
         network = triples.build(variant)
         assert (entry["parameters"], entry["macs"]) == (
-            triples.size(network),
+            triples.count_parameters(network),
             triples.macs(network),
         )

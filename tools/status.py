@@ -41,16 +41,16 @@ def machine(device: dict) -> str:
 def chapters() -> tuple[list[dict], dict[str, str], str]:
     rows = []
     for name, title in titles().items():
-        found = Counter(kind for kinds in check_kinds.kinds(name).values() for kind in kinds)
-        boxes = len(check_kinds.kinds(name)) or None
+        checked = check_kinds.kinds(name)
+        found = Counter(kind for kinds in checked.values() for kind in kinds)
         kinds = {kind: found[kind] or None for kind in check_kinds.ORDER}
-        rows.append({"chapter": title, "boxes": boxes, **kinds})
+        rows.append({"chapter": title, "boxes": len(checked) or None, **kinds})
     heads = {"chapter": "chapter", "boxes": "boxes"} | {kind: kind for kind in check_kinds.ORDER}
     return rows, heads, "Boxes of each chapter that have a check, and those of each kind."
 
 
 def times() -> tuple[list[dict], dict[str, str], str]:
-    known = run_times.read(ROOT)
+    known, named = run_times.read(ROOT), titles()
     rows = [
         {
             "chapter": title,
@@ -59,12 +59,12 @@ def times() -> tuple[list[dict], dict[str, str], str]:
             "torch": known[name]["versions"]["torch"],
             "date": known[name]["date"],
         }
-        for name, title in titles().items()
+        for name, title in named.items()
         if name in known
     ]
     heads = {"chapter": "chapter", "seconds": "seconds to run", "device": "device"}
     heads |= {"torch": "version of torch", "date": "date"}
-    caption = f"How long a chapter takes to run; {len(rows)} of {len(titles())} have been timed."
+    caption = f"How long a chapter takes to run; {len(rows)} of {len(named)} have been timed."
     return rows, heads, caption
 
 

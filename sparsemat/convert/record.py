@@ -81,9 +81,14 @@ def arguments(
     if is_example(example):
         return tuple(example), {}
     shape = checked_shape(example)
-    batch_second = getattr(module, "batch_first", True) is False
-    size = (shape[0], batch, *shape[1:]) if batch_second else (batch, *shape)
+    axis = batch_axis(module)
+    size = *shape[:axis], batch, *shape[axis:]
     return (like_of(module, None, None).new_zeros(size),), {}
+
+
+def batch_axis(module: nn.Module) -> int:
+    """Where the batch axis of its inputs is: second if the module wants the steps first."""
+    return 1 if getattr(module, "batch_first", True) is False else 0
 
 
 def is_example(example: Example) -> bool:

@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from ..layers.linear import SparseLinear
 from . import studies
 from .files import write_json
-from .pruning_networks import KINDS, character_transformer, movable, perceptron, size
+from .models import count_parameters
+from .pruning_networks import KINDS, character_transformer, movable, perceptron
 from .studies import accuracy, batches, best_rate, bits, characters, prepared
 
 BATCH = 100
@@ -202,7 +203,7 @@ def entry_of(
     return {
         "kind": kind,
         "sparsity": sparsity,
-        "parameters": size(network),
+        "parameters": count_parameters(network),
         "held out": held,
         "rate": rate,
         "test": [study.score(network, data["test"]) for network, _ in trained],

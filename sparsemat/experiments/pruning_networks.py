@@ -11,16 +11,12 @@ from torch import Tensor, nn
 from ..layers.linear import SparseLinear
 from ..patterns.simple import mask_pattern
 from ..structured import BlockSparse, StructuredLinear
+from .models import count_parameters
 from .tiles import HEADS, Block
 
 WIDTH, BLOCK = 512, 16
 CHARACTER_WIDTH, CHARACTER_BLOCK, DEPTH = 64, 8, 2
 KINDS = ("narrow dense", "static", "SET", "RigL", "static blocks", "block prune-and-grow")
-
-
-def size(network: nn.Module) -> int:
-    """Trainable numbers."""
-    return sum(p.numel() for p in network.parameters())
 
 
 def movable(network: nn.Module) -> list[nn.Module]:
@@ -67,9 +63,9 @@ def _built(
 ) -> nn.Module:
     """A network; a narrow one has the largest multiple of ``step`` that the parameters allow."""
     if kind == "narrow dense":
-        budget = size(build(layer_of("static", sparsity, block), width))
+        budget = count_parameters(build(layer_of("static", sparsity, block), width))
         with torch.device("meta"):
-            sizes = {w: size(build(nn.Linear, w)) for w in range(step, width, step)}
+            sizes = {w: count_parameters(build(nn.Linear, w)) for w in range(step, width, step)}
         width, kind = max(w for w, found in sizes.items() if found <= budget), "dense"
     return build(layer_of(kind, sparsity, block), width)
 

@@ -24,6 +24,7 @@ from ..structured import LowRank, StrassenTileLinear, StructuredLinear, TileBase
 from ..structured.base import relative_error
 from . import studies
 from .files import write_json
+from .models import count_parameters
 
 WIDTH, DEPTH, HEADS, PATCH, TOKENS = 128, 2, 4, 8, 16
 BATCH, EPOCHS, DECAY, CLIP = 64, 4, 0.05, 1.0
@@ -297,7 +298,7 @@ def main() -> None:
         entry = record["variants"].setdefault(variant, {"held out": {}, "test": {}})
         entry["macs"] = macs(variant)
         network = Transformer(*VARIANTS[variant])
-        entry["parameters"] = sum(p.numel() for p in network.blocks.parameters())
+        entry["parameters"] = count_parameters(network.blocks)
         for rate in RATES:
             if str(rate) not in entry["held out"]:
                 start = time.perf_counter()

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ..products.attention import attend
 from ..products.triples import attend_triples
 from .files import write_json
+from .models import count_parameters
 from .studies import best_rate
 
 TOKENS, MODULUS = 6, 31
@@ -86,11 +87,6 @@ class Network(nn.Module):
         return self.read(x)[..., 0]
 
 
-def size(network: nn.Module) -> int:
-    """Trainable numbers."""
-    return sum(p.numel() for p in network.parameters())
-
-
 def macs(network: Network) -> int:
     """Multiplications of one sequence, those of matrices and of sums over pairs and triples."""
     maps = [m for m in network.modules() if isinstance(m, nn.Linear)]
@@ -121,11 +117,11 @@ def build(variant: str) -> Network:
     network = Network(VARIANTS[REFERENCE](), 128)
     if variant == REFERENCE:
         return network
-    least = size(network), macs(network)
+    least = count_parameters(network), macs(network)
     for hidden in range(64, 1024):
         with torch.device("meta"):
             network = Network(VARIANTS[variant](), hidden)
-        if size(network) >= least[0] and macs(network) >= least[1]:
+        if count_parameters(network) >= least[0] and macs(network) >= least[1]:
             return Network(VARIANTS[variant](), hidden)
     raise AssertionError("no width up to 1024 is enough")
 
@@ -174,7 +170,7 @@ def main() -> None:
         rate = best_rate(RATES, held)
         trained = [run(variant, rate, seed) for seed in SEEDS]
         record[variant] = {
-            "parameters": size(network),
+            "parameters": count_parameters(network),
             "macs": macs(network),
             "held out": held,
             "rate": rate,

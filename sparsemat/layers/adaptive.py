@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..pattern import Pattern
 from ..patterns.pooling import adaptive_avg_pool_pattern
 from ..rules import Affine, Rule, image_size, refuse, register, spatial_dims
 from .averages import AverageLayer, fixed, own_layer, refuse_other_size
-from .maxima import HINT, MaximumLayer, require_no_indices
+from .maxima import MaximumLayer, register_maxima, require_no_indices
 
 STOCK = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 
@@ -97,13 +97,19 @@ def _matrix(module: nn.AdaptiveAvgPool2d, shape: tuple[int, ...], like: torch.Te
     return fixed(pattern, divisors, like, (shape[0], *outputs))
 
 
-def _layer(module: nn.Module, shape: tuple[int, ...], options: dict[str, Any]) -> nn.Module:
-    size = image_size(module, shape, spatial_dims(module))
-    made = OWN[len(size) - 1](module.output_size, input_size=size)
-    return made.train(module.training)
+def _layer_of(own: tuple[type, ...], **required: object) -> Callable:
+    """What makes one of these layers from torch's, which must have these attributes."""
+
+    def layer(module: nn.Module, shape: tuple[int, ...], options: dict[str, Any]) -> nn.Module:
+        refuse(module, **required)
+        size = image_size(module, shape, spatial_dims(module))
+        made = own[len(size) - 1](module.output_size, input_size=size)
+        return made.train(module.training)
+
+    return layer
 
 
-register(Rule(STOCK, _matrix, _layer))
+register(Rule(STOCK, _matrix, _layer_of(OWN)))
 register(Rule(OWN, _matrix, own_layer))
 
 
@@ -162,13 +168,4 @@ MAX_STOCK = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
 MAX_OWN = (AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d)
 
 
-def _max_layer(module: nn.Module, shape: tuple[int, ...], options: dict[str, Any]) -> nn.Module:
-    refuse(module, return_indices=False)
-    size = image_size(module, shape, spatial_dims(module))
-    made = MAX_OWN[len(size) - 1](module.output_size, input_size=size)
-    return made.train(module.training)
-
-
-for _native, _kind in zip(MAX_STOCK, MAX_OWN, strict=True):
-    register(Rule((_native,), layer=_max_layer, hint=HINT.format(_kind.__name__)))
-register(Rule(MAX_OWN, layer=own_layer, hint=HINT.format("AdaptiveMaxPool2d")))
+register_maxima(MAX_STOCK, MAX_OWN, _layer_of(MAX_OWN, return_indices=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -208,6 +208,12 @@ def _layer(module: nn.MaxPool2d, shape: tuple[int, ...], options: dict[str, Any]
     return layer.train(module.training)
 
 
-for _native, _kind in zip(STOCK, OWN, strict=True):
-    register(Rule((_native,), layer=_layer, hint=HINT.format(_kind.__name__)))
-register(Rule(OWN, layer=own_layer, hint=HINT.format("MaxPool2d")))
+def register_maxima(stock: tuple[type, ...], own: tuple[type, ...], layer: Callable) -> None:
+    """The rules of three layers of torch, which become ours, and of ours."""
+    hints = [HINT.format(kind.__name__) for kind in own]
+    for native, hint in zip(stock, hints, strict=True):
+        register(Rule((native,), layer=layer, hint=hint))
+    register(Rule(own, layer=own_layer, hint=hints[1]))
+
+
+register_maxima(STOCK, OWN, _layer)

@@ -8,7 +8,7 @@ from torch import nn
 
 from .follow import Block, Follow
 from .forms import MOVEMENTS, RULES
-from .inputs import batched
+from .inputs import batched, is_floating
 from .paths import require_values
 from .system import BlockSystem
 
@@ -52,7 +52,7 @@ def block_system(model: nn.Module, *inputs: torch.Tensor) -> BlockSystem:
     """
     given = batched(model, inputs)
     require_values(model)
-    floating = [x for x in given if torch.is_tensor(x) and x.is_floating_point()]
+    floating = [x for x in given if is_floating(x)]
     entered = [x.clone() for x in floating]  # the network may write to its input
     run = Follow(model, RULES, MOVEMENTS)
     for x in floating:
@@ -61,7 +61,7 @@ def block_system(model: nn.Module, *inputs: torch.Tensor) -> BlockSystem:
         output = model(*given)
         if isinstance(output, (tuple, list)) and output:
             output = output[0]
-        if not torch.is_tensor(output) or not output.is_floating_point():
+        if not is_floating(output):
             raise TypeError(f"the network must return a tensor, got {type(output).__name__}")
         output = output.clone()
     numbers = run.numbers(output)

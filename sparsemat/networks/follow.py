@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..convert.record import undisturbed
+from .inputs import is_numeric
 from .operators import Operator
 from .paths import running
 
@@ -159,7 +160,7 @@ class Follow(TorchDispatchMode):
     def numbers(self, x: torch.Tensor) -> torch.Tensor | None:
         """The numbers of a tensor's entries, None if nothing in its storage is an unknown."""
         found = self.storages.get(x.untyped_storage().data_ptr())
-        if found is None or not _is_numeric(x) or not x.numel():
+        if found is None or not is_numeric(x) or not x.numel():
             return None
         if x.dtype not in found:  # the storage of real numbers seen as complex ones, say
             (other,) = list(found.values())[:1]
@@ -197,7 +198,7 @@ class Follow(TorchDispatchMode):
                 given[i] = _copied(given[i])  # what it was, for the rule
         result = function(*args, **kwargs)
         outs = result if isinstance(result, (tuple, list)) else (result,)
-        if not any(map(_is_numeric, outs)):
+        if not any(map(is_numeric, outs)):
             return result  # a comparison, an index or a shape is a choice
         if name in self.movements:
             for out, numbers in zip(outs, self._moved(function, name, given, named), strict=True):
@@ -207,7 +208,7 @@ class Follow(TorchDispatchMode):
         if any(out.is_complex() for out in (*outs, *args) if torch.is_tensor(out)):
             rule = None
         form = rule and rule(self, tuple(given), named, result)
-        for out in filter(_is_numeric, outs):
+        for out in filter(is_numeric, outs):
             if form is not None:  # the others are statistics
                 self._place(out, self.block(name, out.shape, form))
                 break
@@ -254,10 +255,6 @@ class Follow(TorchDispatchMode):
         return result if isinstance(result, (tuple, list)) else (result,)
 
 
-def _is_numeric(x: Any) -> bool:
-    return torch.is_tensor(x) and (x.is_floating_point() or x.is_complex())
-
-
 def _as_slice(at: torch.Tensor) -> slice | torch.Tensor:
     """The same numbers as a slice where they follow one another."""
     if len(at) and at[0] > 0 and at[-1] - at[0] == len(at) - 1 and (at.diff() == 1).all():
@@ -285,6 +282,6 @@ def _only_numbers(arg: Any) -> Any:
         return arg.numbers
     if isinstance(arg, (list, tuple)):
         return type(arg)(_only_numbers(part) for part in arg)
-    if _is_numeric(arg):
+    if is_numeric(arg):
         return torch.zeros_like(arg, dtype=torch.float64)
     return arg

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..convert.record import batch_axis
+
 
 def batched(model: nn.Module, inputs: Sequence[Any]) -> list[Any]:
     """Copies of the tensors with a batch axis, second where the network wants the steps first.
@@ -15,10 +17,10 @@ def batched(model: nn.Module, inputs: Sequence[Any]) -> list[Any]:
     Raises:
         TypeError: None of them is of floating-point numbers.
     """
-    if not any(map(_is_floating, inputs)):
+    if not any(map(is_floating, inputs)):
         kinds = ", ".join(str(getattr(x, "dtype", type(x).__name__)) for x in inputs)
         raise TypeError(f"inputs must have a tensor of floating-point numbers, got {kinds or None}")
-    axis = 1 if getattr(model, "batch_first", True) is False else 0
+    axis = batch_axis(model)
     return [x.detach().clone().unsqueeze(axis) if torch.is_tensor(x) else x for x in inputs]
 
 
@@ -31,13 +33,13 @@ def flat(
         TypeError: There are none.
     """
     given = batched(model, inputs)
-    floating = [x for x in given if _is_floating(x)]
+    floating = [x for x in given if is_floating(x)]
     vector = torch.cat([x.reshape(-1) for x in floating])
 
     def arguments(vector: torch.Tensor) -> list[Any]:
         made, start = [], 0
         for x in given:
-            if _is_floating(x):
+            if is_floating(x):
                 part = vector[start : start + x.numel()].view(x.shape).to(x.dtype)
                 start += x.numel()
             else:
@@ -49,5 +51,11 @@ def flat(
     return vector, arguments
 
 
-def _is_floating(x: Any) -> bool:
+def is_floating(x: Any) -> bool:
+    """Whether it is a tensor of real floating-point numbers."""
     return torch.is_tensor(x) and x.is_floating_point()
+
+
+def is_numeric(x: Any) -> bool:
+    """Whether it is a tensor of real or complex floating-point numbers."""
+    return torch.is_tensor(x) and (x.is_floating_point() or x.is_complex())

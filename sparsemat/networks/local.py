@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .inputs import flat
+from .inputs import flat, is_floating
 from .paths import require_own_gradients, require_values, running
 from .piecewise import Gate, Watch
 from .real import RealMatrix
@@ -184,7 +184,7 @@ def jacobian(model: nn.Module, *inputs: torch.Tensor) -> Jacobian:
 
 
 def _output(output: torch.Tensor) -> torch.Tensor:
-    if not torch.is_tensor(output) or not output.is_floating_point():
+    if not is_floating(output):
         kind = output.dtype if torch.is_tensor(output) else type(output).__name__
         raise TypeError(f"the network must return a tensor of floating-point numbers, got {kind}")
     return output

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..convert.record import REFUSALS
 from .fixed import fixed
+from .inputs import is_numeric
 from .paths import running
 
 # linear in all their tensor arguments together
@@ -105,9 +106,9 @@ class Watch(TorchDispatchMode):
         if name in CONSTANT or not any(depends):
             return result
         made = [out for out in _listed(result) if torch.is_tensor(out)]
-        numbers = [out for out in made if out.is_floating_point() or out.is_complex()]
+        numbers = [out for out in made if is_numeric(out)]
         # a comparison, or the place of a maximum, is a choice
-        choices = [out for out in made if not (out.is_floating_point() or out.is_complex())]
+        choices = [out for out in made if not is_numeric(out)]
         choices += [] if gate is None else [gate]
         self.gates += [Gate(self.paths[-1], name, choice) for choice in choices]
         if name == "_local_scalar_dense":

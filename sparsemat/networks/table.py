@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from ..convert.record import Call, Example, arguments, record
+from ..convert.record import Call, Example, arguments, batch_axis, record
 from ..layers.attention import SelfAttention
 from .counts import bytes_of, count
 
@@ -151,8 +151,7 @@ def summary(model: nn.Module, input_shape: Example) -> Summary:
     args, kwargs = arguments(model, input_shape, 2 if training else 1)
     first = next(x for x in tree_leaves((args, kwargs)) if torch.is_tensor(x))
     one_sequence = first.ndim == 2 and hasattr(model, "batch_first")
-    second = getattr(model, "batch_first", True) is False
-    batch = 1 if one_sequence or first.ndim == 0 else first.shape[1 if second else 0]
+    batch = 1 if one_sequence or first.ndim == 0 else first.shape[batch_axis(model)]
     from torch.utils.flop_counter import FlopCounterMode  # brings triton: 0.2 s of an import
 
     counter = FlopCounterMode(display=False)

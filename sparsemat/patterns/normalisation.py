@@ -28,10 +28,9 @@ def mean_pattern(groups: int, size: int, positions: int = 1) -> Pattern:
 
     Source: chapter "A Transformer block as matrices".
     """
-    size = as_size("size", size)
+    groups, size, positions = _sizes(groups, size, positions)
     row = zero_one((1, size), np.zeros(size, dtype=np.int64), np.arange(size))
-    sides = (identity_pattern(as_size(*side)) for side in _named(groups, positions))
-    return kron(next(sides), row, next(sides))
+    return kron(identity_pattern(groups), row, identity_pattern(positions))
 
 
 def norm_pattern(groups: int, size: int, positions: int = 1, *, centred: bool = True) -> Pattern:
@@ -52,11 +51,10 @@ def norm_pattern(groups: int, size: int, positions: int = 1, *, centred: bool = 
 
     Source: chapter "A Transformer block as matrices".
     """
-    size = as_size("size", size)
+    groups, size, positions = _sizes(groups, size, positions)
     block = dense_pattern(size, size) if as_flag("centred", centred) else diagonal_pattern(size)
-    sides = (diagonal_pattern(as_size(*side)) for side in _named(groups, positions))
-    return kron(next(sides), block, next(sides))
+    return kron(diagonal_pattern(groups), block, diagonal_pattern(positions))
 
 
-def _named(groups: int, positions: int) -> tuple[tuple[str, int], tuple[str, int]]:
-    return ("groups", groups), ("positions", positions)
+def _sizes(groups: int, size: int, positions: int) -> tuple[int, int, int]:
+    return as_size("groups", groups), as_size("size", size), as_size("positions", positions)
