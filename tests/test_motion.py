@@ -73,8 +73,13 @@ def test_it_moves_when_asked_and_not_before(browser, site, name):
         assert text.inner_text().startswith(f"Row {int(before) + 1},")
         play = page.locator(".motion-play")
         play.click()
+        assert play.inner_text() == "Pause"
+        # asked by a timer: frames may be rare where many tests share the cores
         page.wait_for_function(
-            "start => document.querySelector('.motion input').value > start + 2", arg=int(before)
+            "start => document.querySelector('.motion input').value > start + 2",
+            arg=int(before),
+            polling=100,
+            timeout=120_000,
         )
         play.click()
         assert play.inner_text() == "Play"

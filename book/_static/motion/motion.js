@@ -45,11 +45,15 @@
     start() {
       if (Number(this.slider.value) >= this.rows - 1) this.slider.value = 0;
       this.play.textContent = "Pause";
+      const from = Number(this.slider.value), began = performance.now(), each = SECONDS * 1000 / this.rows;
+      // by the clock: a slow device leaves rows out and keeps its buttons alive
       this.timer = setInterval(() => {
-        if (Number(this.slider.value) >= this.rows - 1) return this.stop();
-        this.slider.value = Number(this.slider.value) + 1;
+        const row = Math.min(this.rows - 1, from + Math.floor((performance.now() - began) / each));
+        if (row === Number(this.slider.value)) return;
+        this.slider.value = row;
         this.draw();
-      }, SECONDS * 1000 / this.rows);
+        if (row === this.rows - 1) this.stop();
+      }, each);
     }
 
     stop() {
@@ -108,15 +112,18 @@
       return context;
     }
 
-    drawMatrix() {
-      const room = this.matrix.parentElement.clientWidth - 4;
-      const cell = Math.max(0.9, Math.min(room / this.width, 420 / this.rows));
-      const context = this.sized(this.matrix, this.width * cell, this.rows * cell);
+    // The matrix without its marked row: drawn once a size and theme, as a frame costs a whole picture.
+    pictured(cell, ratio) {
+      const look = [cell, ratio, this.ink, this.empty].join();
+      if (this.look === look) return this.picture;
+      this.look = look;
+      this.picture = element("canvas", { width: this.matrix.width, height: this.matrix.height });
+      const context = this.picture.getContext("2d");
+      context.scale(ratio, ratio);
       context.fillStyle = this.empty;
       context.fillRect(0, 0, this.width * cell, this.rows * cell);
       const box = Math.max(cell, 1.6);
       for (let row = 0; row < this.rows; row++) {
-        context.globalAlpha = row <= this.row ? 1 : 0.45;
         for (const { column, colour } of this.terms(row)) {
           context.fillStyle = colour;
           context.fillRect(column * cell, row * cell, box, box);
@@ -126,7 +133,23 @@
           context.fillRect(row * cell, row * cell, box, box);
         }
       }
-      context.globalAlpha = 1;
+      return this.picture;
+    }
+
+    drawMatrix() {
+      const room = this.matrix.parentElement.clientWidth - 4;
+      const cell = Math.max(0.9, Math.min(room / this.width, 420 / this.rows));
+      const context = this.sized(this.matrix, this.width * cell, this.rows * cell);
+      const picture = this.pictured(cell, context.getTransform().a);
+      const known = Math.min(picture.height, Math.ceil((this.row + 1) * cell * context.getTransform().a));
+      context.save();
+      context.resetTransform();
+      context.fillStyle = this.empty;
+      context.fillRect(0, 0, picture.width, picture.height);
+      context.drawImage(picture, 0, 0, picture.width, known, 0, 0, picture.width, known);
+      context.globalAlpha = 0.45; // of what is not computed yet
+      if (known < picture.height) context.drawImage(picture, 0, known, picture.width, picture.height - known, 0, known, picture.width, picture.height - known);
+      context.restore();
       context.strokeStyle = this.ink;
       context.strokeRect(0.5, this.row * cell - 1.5, this.width * cell - 1, cell + 3);
       this.matrix.setAttribute("aria-label", `The matrix, ${this.rows} by ${this.width}; row ${this.row} is marked.`);
