@@ -39,6 +39,18 @@ def site():
     server.server_close()
 
 
+class Patient:
+    """A browser whose pages give a busy machine two minutes for each step."""
+
+    def __init__(self, chromium):
+        self.chromium = chromium
+
+    def new_page(self, **options):
+        page = self.chromium.new_page(**options)
+        page.set_default_timeout(120_000)
+        return page
+
+
 @pytest.fixture(scope="session")
 def browser():
     from playwright.sync_api import sync_playwright
@@ -48,5 +60,5 @@ def browser():
         chromium = playwright.chromium.launch(
             executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu"]
         )
-        yield chromium
+        yield Patient(chromium)
         chromium.close()

@@ -79,7 +79,6 @@ def test_it_moves_when_asked_and_not_before(browser, site, name):
             "start => document.querySelector('.motion input').value > start + 2",
             arg=int(before),
             polling=100,
-            timeout=120_000,
         )
         play.click()
         assert play.inner_text() == "Play"
