@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 
 import torch
 
@@ -36,6 +37,7 @@ def as_given(function: Callable) -> Callable:
         with torch.autocast(device, enabled=False):
             return function(*args)
 
+    plain.__signature__ = signature(function)  # torch asks for it at every call
     return plain
 
 

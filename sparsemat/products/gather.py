@@ -72,6 +72,10 @@ class GatherProduct(Product):
         # scattered rows would be written one by one, as the other way does
         return None if product is None or product.blocks.row_strides is None else product
 
+    def laid(self, x: torch.Tensor) -> torch.Tensor:
+        """In the layout of the blocks."""
+        return self.blocks.layout(x).laid(x)
+
     def numbers(self, kind: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """One of the three maps, block by block; the result lies in memory as ``right`` does."""
         if kind == APPLY:

@@ -55,6 +55,10 @@ class GeneralProduct(Product):
         """The triples sorted by row, and what sorts them by column."""
         return self._arrays
 
+    def laid(self, x: torch.Tensor) -> torch.Tensor:
+        """Row after row."""
+        return x.contiguous()
+
     def numbers(self, kind: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """One of the three maps, row by row."""
         if right.is_complex():  # torch's weighted sums are of real numbers

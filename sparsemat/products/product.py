@@ -69,6 +69,8 @@ class Product(ABC):
         """
         self._check("x", x, self.shape[1], "cols")
         self._check_theta(theta, x)
+        if not (x.requires_grad or is_traced(theta, x)):
+            x = self.laid(x)
         return self._map(APPLY, theta, x)
 
     def adjoint(self, theta: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
@@ -95,6 +97,10 @@ class Product(ABC):
                 f"{g.dtype} {tuple(g.shape)} and {x.dtype} {tuple(x.shape)}"
             )
         return self._map(OUTER, g, _conj(x))
+
+    def laid(self, x: torch.Tensor) -> torch.Tensor:
+        """The vectors as they are read, so that both passes share one copy; here themselves."""
+        return x
 
     @abstractmethod
     def numbers(self, kind: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

@@ -86,22 +86,46 @@ class StepBlocks(Blocks):
         columns = max(1, least // (slots * x.element_size()), outputs)
         n = layout.vectors
         together = 1 if layout.batch_first else n
-        everywhere = _whole(lengths)
-        if self._block(layout, next(boxes(heights, 1)), everywhere, (0, together)).is_view:
+        everywhere, every_slot = _whole(lengths), _whole([steps.sizes[1] for steps in self.factors])
+        box = next(boxes(heights, 1))
+        if self._block(layout, box, every_slot, everywhere, (0, together)).is_view:
             columns = positions * together  # nothing is copied
         most = max(1, columns // together)
         if layout.batch_first:
             together = min(n, max(1, columns // positions))
         at_once = max(1, columns // (positions * together))
-        if self._block(layout, _whole(heights), everywhere, (0, together)).is_view:
+        if self._block(layout, _whole(heights), every_slot, everywhere, (0, together)).is_view:
             at_once = prod(heights)
         vectors = [(first, min(together, n - first)) for first in range(0, n, together)]
-        places = list(boxes(lengths, most))
         for groups in boxes(heights, at_once):
             first = _flat(groups[0], heights)
-            params = self.tables.params(slice(first, first + prod(groups[1]))).reshape(-1)
-            blocks = [self._block(layout, groups, box, part) for part in vectors for box in places]
-            yield Run(slice_or_indices(params, x.device), blocks)
+            params = self.tables.params(slice(first, first + prod(groups[1])))
+            params = params.reshape(len(params), outputs, *every_slot[1])
+            shared: dict[tuple, list[StepBlock]] = {}
+            for part, places in every(vectors, boxes(lengths, most)):
+                slots = self._present(groups, places)
+                block = self._block(layout, groups, slots, places, part)
+                shared.setdefault(tuple(map(tuple, slots)), []).append(block)
+            for box, blocks in shared.items():
+                kept = tuple(slice(at, at + size) for at, size in zip(*box, strict=True))
+                chosen = params[:, :, *kept].reshape(-1)
+                yield Run(slice_or_indices(chosen, x.device), blocks)
+
+    def _present(self, groups: Box, positions: Box) -> Box:
+        """The slots that read more than zeros there: at the border of an image fewer."""
+        result = [], []
+        for k, steps in enumerate(self.factors):
+            first, size = 0, steps.sizes[1]
+            if steps.pads != (0, 0):
+                at, place = (slice(b[0][k], b[0][k] + b[1][k]) for b in (groups, positions))
+                present = np.flatnonzero(
+                    (self.tables.factors[k].cols[at, :, place] >= 0).any((0, 2))
+                )
+                if len(present):
+                    first, size = int(present[0]), int(np.ptp(present)) + 1
+            result[0].append(first)
+            result[1].append(size)
+        return result
 
     def gather(self, x: torch.Tensor, block: StepBlock, buffer: torch.Tensor) -> torch.Tensor:
         """The rows, of the vectors themselves where they lie so."""
@@ -150,18 +174,19 @@ class StepBlocks(Blocks):
         return result
 
     def _block(
-        self, layout: Layout, groups: Box, positions: Box, vectors: tuple[int, int]
+        self, layout: Layout, groups: Box, slots: Box, positions: Box, vectors: tuple[int, int]
     ) -> StepBlock:
-        """The block of a box of groups, one of positions, and some vectors."""
+        """The block of a box of groups, one of slots, one of positions, and some vectors."""
         entry, vector = layout.strides(prod(self.widths))
         offset = vectors[0] * vector
         axes: tuple[list, list, list] = [], [], []
         for k, steps in enumerate(self.factors):
             scale = entry * prod(self.widths[k + 1 :])
             group, slot, position = (step * scale for step in steps.steps)
-            offset += steps.first * scale + groups[0][k] * group + positions[0][k] * position
+            offset += steps.first * scale + groups[0][k] * group
+            offset += slots[0][k] * slot + positions[0][k] * position
             axes[0].append((groups[1][k], group, False))
-            axes[1].append((steps.sizes[1], slot, steps.overlaps))
+            axes[1].append((slots[1][k], slot, steps.overlaps))
             axes[2].append((positions[1][k], position, False))
         axes[2].insert(0 if layout.batch_first else len(axes[2]), (vectors[1], vector, False))
         shape = tuple(prod(size for size, *_ in part) for part in axes)
@@ -171,9 +196,9 @@ class StepBlocks(Blocks):
         is_view = is_view and all(stride >= shape[2] for _, stride, _ in merged[1])
         parts = [part or [(1, shape[2], False)] for part in merged[:2]]
         sizes, strides, apart = zip(*parts[0], *parts[1], *columns, strict=True)
-        slots = tuple(axis for axis, overlaps in enumerate(apart) if overlaps)
+        taps = tuple(axis for axis, overlaps in enumerate(apart) if overlaps)
         wrote = self._wrote(layout, groups, positions, vectors)
-        return StepBlock(shape, (sizes, strides, offset), slots, wrote, is_view)
+        return StepBlock(shape, (sizes, strides, offset), taps, wrote, is_view)
 
     def _wrote(self, layout: Layout, groups: Box, positions: Box, vectors: tuple[int, int]) -> View:
         entry, vector = layout.strides(self.shape[0])
