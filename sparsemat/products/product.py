@@ -23,6 +23,7 @@ from .casting import as_given
 from .indices import constant
 
 _numbers, _by_number = count(), WeakValueDictionary()
+_NUMBERS = (torch.Tensor, torch.nn.Parameter)
 APPLY, ADJOINT, OUTER = "apply", "adjoint", "outer"
 
 
@@ -69,9 +70,9 @@ class Product(ABC):
         """
         self._check("x", x, self.shape[1], "cols")
         self._check_theta(theta, x)
-        if not (x.requires_grad or is_traced(theta, x)):
-            x = self.laid(x)
-        return self._map(APPLY, theta, x)
+        if is_traced(theta, x):
+            return self.plain(APPLY, theta, x)
+        return _bilinear(theta, x if x.requires_grad else self.laid(x), self, APPLY)
 
     def adjoint(self, theta: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         """``W(theta)^H @ g`` for g ``(rows, n)``; a tensor of shape ``(cols, n)``.
@@ -141,7 +142,7 @@ class Product(ABC):
     def _map(self, kind: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         if is_traced(left, right):
             return self.plain(kind, left, right)
-        return _Bilinear.apply(left, right, self, kind)
+        return _bilinear(left, right, self, kind)
 
     def _check(self, name: str, side: torch.Tensor, size: int, what: str) -> None:
         if side.ndim != 2 or side.shape[0] != size:
@@ -163,10 +164,12 @@ def is_traced(*tensors: torch.Tensor) -> bool:
     """Whether somebody records operations rather than numbers, so that only plain ones will do."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return True
-    return _get_current_dispatch_mode() is not None or any(
-        type(tensor) not in (torch.Tensor, torch.nn.Parameter) or is_legacy_batchedtensor(tensor)
-        for tensor in tensors
-    )
+    if _get_current_dispatch_mode() is not None:
+        return True
+    for tensor in tensors:  # a generator would cost as much as the rest
+        if type(tensor) not in _NUMBERS or is_legacy_batchedtensor(tensor):
+            return True
+    return False
 
 
 def _are_made(number: int, name: str, device: str) -> bool:
@@ -227,6 +230,22 @@ class _Bilinear(torch.autograd.Function):
             return product.plain(kind, left, right)
 
         return torch.vmap(one, in_dims[:2])(left, right), 0
+
+
+class _Ordinary(_Bilinear):
+    """The same in the older form, which torch calls in half the time; transforms refuse it."""
+
+    @staticmethod
+    def forward(ctx, left, right, product, kind):
+        _Bilinear.setup_context(ctx, (left, right, product, kind), None)
+        return _Bilinear.forward(left, right, product, kind)
+
+    setup_context = torch.autograd.Function.setup_context
+
+
+def _bilinear(left: torch.Tensor, right: torch.Tensor, product: Product, kind: str) -> torch.Tensor:
+    function = _Bilinear if is_transformed() else _Ordinary
+    return function.apply(left, right, product, kind)
 
 
 # (map, argument): the map that is its derivative, and the order of (other argument, gradient)
