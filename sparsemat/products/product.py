@@ -70,9 +70,7 @@ class Product(ABC):
         """
         self._check("x", x, self.shape[1], "cols")
         self._check_theta(theta, x)
-        if is_traced(theta, x):
-            return self.plain(APPLY, theta, x)
-        return _bilinear(theta, x if x.requires_grad else self.laid(x), self, APPLY)
+        return self._map(APPLY, theta, x)
 
     def adjoint(self, theta: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         """``W(theta)^H @ g`` for g ``(rows, n)``; a tensor of shape ``(cols, n)``.
@@ -142,6 +140,8 @@ class Product(ABC):
     def _map(self, kind: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         if is_traced(left, right):
             return self.plain(kind, left, right)
+        if kind == APPLY and not right.requires_grad:
+            right = self.laid(right)
         return _bilinear(left, right, self, kind)
 
     def _check(self, name: str, side: torch.Tensor, size: int, what: str) -> None:
