@@ -128,9 +128,15 @@ def test_what_cannot_be_shown_is_refused(book, text, message):
         book.markdown(text)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "book").glob("*.md")), ids=lambda path: path.stem
-)
+PAGES = sorted((ROOT / "book").glob("*.md"))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_proof_has_one_end(path):
+    assert "\\square" not in path.read_text()  # the notebooks' proofs have a mark already
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_a_table_in_the_text_has_a_caption(path):
     text = readable.CODE.sub("", path.read_text())
     tables = re.findall(r"^\|[-|: ]+\|$", text, re.MULTILINE)
