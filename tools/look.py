@@ -52,15 +52,18 @@ def pages(names: list[str]) -> list[Path]:
 def speed(browser, names: list[str]) -> None:
     print(f"{'page':32}{'formulas':>9}{'kB':>8}{'ms':>8}")
     for path in pages(names):
-        times, requests = [], []
+        times, loaded = [], set()
+
+        def note(request, seen=loaded):
+            seen.add(unquote(urlsplit(request.url).path))
+
         for _ in range(3):
             page = browser.new_page(viewport={"width": 1280, "height": 900})
-            page.on("request", requests.append)
+            page.on("request", note)
             page.goto(path.as_uri(), wait_until="load")
             times.append(page.evaluate(SET))
             formulas = page.locator(".math").count()
             page.close()
-        loaded = {unquote(urlsplit(request.url).path) for request in requests}
         size = sum(len(gzip.compress(Path(p).read_bytes(), 6)) for p in loaded if Path(p).is_file())
         print(f"{path.stem:32}{formulas:9}{size / 1e3:8.0f}{median(times):8.0f}", flush=True)
 

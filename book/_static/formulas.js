@@ -19,7 +19,7 @@
     if (!mark) return;
     next.splitText(mark.length);
     const kept = document.createElement("span");
-    kept.className = "kept";
+    kept.className = formula.querySelectorAll(".base").length > 3 ? "kept long" : "kept";
     formula.before(kept);
     kept.append(formula, next);
   }

@@ -7,7 +7,9 @@
     if (!box.matches("span.math")) return box.scrollWidth > box.clientWidth + 1;
     // an inline formula breaks between its parts, not inside one
     const room = box.closest("p, li, td, th, dd, div").clientWidth;
-    return [...box.querySelectorAll(".base")].some(part => part.offsetWidth > room + 1);
+    const whole = box.closest(".kept:not(.long)");
+    return [...box.querySelectorAll(".base"), ...(whole ? [box.firstElementChild] : [])]
+      .some(part => part.getBoundingClientRect().width > room + 1);
   }
   function look() {
     const measured = [...document.querySelectorAll(WIDE)].map(box => [box, tooWide(box)]);
