@@ -15,6 +15,7 @@ from sparsemat.structured import (
     StrassenTileLinear,
     StructuredLinear,
     TileBases,
+    TileSequential,
     Usv,
     brent_residuals,
     flattening_bound,
@@ -23,6 +24,7 @@ from sparsemat.structured import (
     koszul_flattening,
     matmul_tensor,
     multiply_adds,
+    read_sms,
     tile_product,
 )
 
@@ -204,6 +206,51 @@ class TestBases:
             build()
 
 
+def sms(matrix):
+    """The text of a matrix of fractions, as schemes are published."""
+    lines = [f"{i + 1} {j + 1} {v}" for (i, j), v in np.ndenumerate(matrix) if v]
+    rows, cols = matrix.shape
+    return "\n".join(["# a comment", f"{rows} {cols} R", "", *lines, "0 0 0", ""])
+
+
+class TestPublishedSchemes:
+    def test_a_scheme_comes_back_from_its_files_exactly(self, tmp_path):
+        encode, encode_weight, decode = integers(TileBases.strassen(2))
+        maps = encode * Fraction(1, 8), encode_weight * Fraction(-1, 2), decode * Fraction(-16)
+        paths = [tmp_path / f"{name}.sms" for name in "LRP"]
+        for path, matrix in zip(paths, maps, strict=True):
+            path.write_text(sms(matrix))
+            read = read_sms(path)
+            assert (read == matrix).all()
+            assert {type(v) for v in read.flat} == {Fraction}
+        assert not brent_residuals(*map(read_sms, paths)).any()
+        bases = TileBases.from_sms(*paths)
+        assert (bases.rank, bases.tile, bases.error()) == (49, 4, 0)
+        dense = torch.nn.Linear(8, 12)
+        layer = StrassenTileLinear.from_linear(dense, bases)
+        x = torch.randn(3, 8, 8)
+        torch.testing.assert_close(layer(x), dense(x), rtol=0, atol=1e-10)
+
+    @pytest.mark.parametrize(
+        "text, message",
+        [
+            ("", "rows and columns, got nothing"),
+            ("2 2 R\n1 1 1\n", "end with 0 0 0, got '1 1 1'"),
+            ("2 2 R\n1 3 1\n0 0 0\n", r"line 2: .* 2 x 2, got \(1, 3\)"),
+            ("2 2 R\n1 0 1\n0 0 0\n", r"line 2: .* got \(1, 0\)"),
+            ("2 2 R\n1 1 1\n\n1 1 2\n0 0 0\n", r"line 4: .* once, got \(1, 1\)"),
+            ("2 2 R\n1 1\n0 0 0\n", "line 2: .* 3 words, got 2"),
+            ("2 2 R\n1 1 1/0\n0 0 0\n", "line 2: .*got '1 1 1/0'"),
+            ("2 2 R\n1 1 half\n0 0 0\n", "line 2: .*got '1 1 half'"),
+        ],
+    )
+    def test_a_file_of_another_form_is_refused(self, text, message, tmp_path):
+        path = tmp_path / "bad.sms"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_sms(path)
+
+
 class TestBounds:
     def test_flattenings_of_the_tensor_have_equal_singular_values(self):
         for t in (2, 3, 4):
@@ -373,12 +420,67 @@ class TestLayer:
         network(torch.randn(4, 8)).sum().backward()
         assert bases.encode.grad.abs().max() > 0
 
+    def test_inputs_to_fit_to_must_be_rows_of_its_features_and_not_all_zero(self):
+        dense, bases = torch.nn.Linear(16, 12), TileBases.pruned(24, generator=generator())
+        for inputs, message in (
+            (torch.zeros(2, 8, 16), r"not all be zero.*\(24, 4, 4\) with 0"),
+            (torch.zeros(0, 16), r"not all be zero.*\(24, 0, 4\)"),
+            (torch.randn(4, 32), r"in_features=16, got \(4, 32\)"),
+            (torch.randn(16), r"in_features=16, got \(16,\)"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                StrassenTileLinear.from_linear(dense, bases, inputs)
+
     def test_sizes_are_named(self):
         bases = TileBases.strassen(2)
         with pytest.raises(ValueError, match="in_features=8 and out_features=6"):
             StrassenTileLinear(8, 6, bases)
         with pytest.raises(ValueError, match=r"in_features=8, got \(8,\)"):
             StrassenTileLinear(8, 8, bases)(torch.randn(8))
+
+
+class TestSequence:
+    @staticmethod
+    def layers(bias=True):
+        bases = [TileBases.random(r, generator=generator(r)) for r in (24, 7, 16)]
+        sizes = (8, 12), (12, 20), (20, 4)
+        own = [StrassenTileLinear(*s, b, bias) for s, b in zip(sizes, bases, strict=True)]
+        for layer in own:
+            for parameter in layer.parameters():
+                torch.nn.init.normal_(parameter)
+        return own[0], torch.nn.ReLU(), own[1], torch.nn.Sigmoid(), own[2]
+
+    @pytest.mark.parametrize("shape", [(8, 8), (3, 8, 8), (2, 3, 6, 8), (5, 1, 8)])
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_it_is_the_layers_one_after_another(self, shape, bias):
+        layers = self.layers(bias)
+        kept, plain = TileSequential(*layers), torch.nn.Sequential(*layers)
+        x = torch.randn(*shape, requires_grad=True)
+        found, expected = kept(x), plain(x)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        inputs = x, *kept.parameters()
+        slope = torch.randn_like(expected)
+        found = torch.autograd.grad(found, inputs, slope)
+        expected = torch.autograd.grad(expected, inputs, slope)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-8)
+        assert kept.state_dict().keys() == plain.state_dict().keys()
+
+    def test_what_acts_on_whole_rows_is_refused(self):
+        first, relu, second, _, last = self.layers()
+        for layers, error, message in (
+            ((first, torch.nn.LayerNorm(12), second), TypeError, "LayerNorm as layer 1"),
+            ((first, torch.nn.Linear(12, 4)), TypeError, "Linear as layer 1"),
+            ((relu,), ValueError, "got 1 layers without one"),
+            ((first, last), ValueError, "in_features=20 after tile=4 and out_features=12"),
+        ):
+            with pytest.raises(error, match=message):
+                TileSequential(*layers)
+        kept = TileSequential(first, relu, second)
+        kept[1] = torch.nn.Softmax(-1)
+        with pytest.raises(TypeError, match="Softmax as layer 1"):
+            kept(torch.randn(4, 8))
+        with pytest.raises(ValueError, match=r"in_features=8, got \(4, 12\)"):
+            TileSequential(first)(torch.randn(4, 12))
 
 
 class TestAdapters:
