@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsemat.structured import (
@@ -27,6 +28,7 @@ from sparsemat.structured import (
     read_sms,
     tile_product,
 )
+from sparsemat.structured.tile_product import BLOCK_ROWS
 
 
 @pytest.fixture(autouse=True)
@@ -299,9 +301,30 @@ class TestProduct:
         y = tile_product(x, weight, encode, decode)
         torch.testing.assert_close(y, reference(x, weight, encode, decode), rtol=0, atol=1e-9)
 
-    def test_more_rows_than_a_strip_holds(self):
-        given_ = operands(TileBases.random(24, generator=generator()), 200, 3, 2)
-        torch.testing.assert_close(tile_product(*given_), reference(*given_))
+    @pytest.mark.parametrize("rows", [0, 4, 200, BLOCK_ROWS, 2 * BLOCK_ROWS + 20])
+    def test_rows_of_any_number_with_and_without_gradients(self, rows):
+        given_ = operands(TileBases.random(24, generator=generator()), rows, 3, 2)
+        expected = reference(*given_)
+        torch.testing.assert_close(tile_product(*given_), expected)
+        recorded = [g.clone().requires_grad_() for g in given_]
+        torch.testing.assert_close(tile_product(*recorded).detach(), expected)
+        with torch.no_grad():
+            torch.testing.assert_close(tile_product(*recorded), expected)
+        by_columns = given_[0].T.contiguous().T
+        torch.testing.assert_close(tile_product(by_columns, *given_[1:]), expected)
+
+    def test_transforms_where_no_gradient_is_recorded(self):
+        x, *rest = operands(TileBases.random(5, 2, generator()), 8, 3, 2)
+        tangent = torch.randn_like(x)
+        expected = tile_product(tangent, *rest)
+        with torch.no_grad():
+            _, found = torch.func.jvp(lambda x: tile_product(x, *rest), (x,), (tangent,))
+            torch.testing.assert_close(found, expected)
+            with forward_ad.dual_level():
+                y = tile_product(forward_ad.make_dual(x, tangent), *rest)
+                torch.testing.assert_close(forward_ad.unpack_dual(y).tangent, expected)
+            mapped = torch.vmap(lambda x: tile_product(x, *rest))(torch.stack([x, tangent]))
+        torch.testing.assert_close(mapped[1], expected)
 
     def test_gradients_and_their_gradients(self):
         given_ = operands(TileBases.random(5, 2, generator()), 4, 2, 2, (2,))

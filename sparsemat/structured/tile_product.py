@@ -2,18 +2,20 @@
 
 Three maps carry it, and each is a derivative of the others, so derivatives of every order are taken
 by the same code: ``encode`` (tiles to coordinates), ``decode`` (coordinates to tiles) and their
-common outer product. On strips of few rows a strip's tiles stay in cache.
+common outer product. On strips of few rows a strip's tiles stay in cache. Where no derivative is
+asked for, blocks of rows go through all steps at once, in memory that is used again.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from ..products.casting import as_given, autocast
+from ..products.product import is_traced, is_transformed
 
-STRIP_ROWS = 64
+STRIP_ROWS, BLOCK_ROWS = 16, 512
 
 
 def tile_product(x: Tensor, weight: Tensor, encode: Tensor, decode: Tensor) -> Tensor:
@@ -39,14 +41,41 @@ def tile_product(x: Tensor, weight: Tensor, encode: Tensor, decode: Tensor) -> T
     tile = _check(x, weight, encode, decode)
     weight, encode, decode, x = autocast(weight, encode, decode, x)
     rows = x.reshape(-1, x.shape[-1])
+    given = rows, weight, encode, decode
     rank, inner, outer = weight.shape
     if torch.compiler.is_compiling():
         coordinates = _encode_plain(rows, encode)
         summed = torch.bmm(coordinates.reshape(rank, -1, inner), weight)
         y = _decode_plain(summed.reshape(rank, -1, outer), decode)
-    else:
+    elif _is_differentiated(*given) or is_transformed() or is_traced(*given):
         y = _Decode.apply(torch.bmm(_Encode.apply(rows, encode), weight), decode)
+    else:
+        y = _blockwise(*given)
     return y.reshape(*x.shape[:-1], tile * outer)
+
+
+def _is_differentiated(*tensors: Tensor) -> bool:
+    recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return recorded or forward_ad._current_level >= 0
+
+
+@as_given
+def _blockwise(x: Tensor, weight: Tensor, encode: Tensor, decode: Tensor) -> Tensor:
+    rank, inner, outer = weight.shape
+    tile = x.shape[1] // inner
+    step = max(1, min(BLOCK_ROWS, len(x)) // tile)
+    buffers = [x.new_empty(rank * step * columns) for columns in (inner, outer)]
+    out = x.new_empty(len(x), tile * outer)
+    for part, target in zip(x.split(step * tile), out.split(step * tile), strict=True):
+        tiles = len(part) // tile
+        coordinates, summed = (
+            buffer[: rank * tiles * columns].view(rank, tiles, columns)
+            for buffer, columns in zip(buffers, (inner, outer), strict=True)
+        )
+        _encode_into(coordinates, part, encode)
+        torch.bmm(coordinates, weight, out=summed)
+        _decode_into(target, summed, decode)
+    return out
 
 
 def encode_tiles(x: Tensor, encode: Tensor) -> Tensor:
@@ -129,6 +158,20 @@ def _strips(x: Tensor, tile: int):
         yield at, strip.permute(1, 3, 0, 2), tiles, tiles.view(tile * tile, -1)
 
 
+def _encode_into(out: Tensor, x: Tensor, encode: Tensor) -> Tensor:
+    for at, strip, tiles, flat in _strips(x, x.shape[1] // out.shape[2]):
+        tiles.copy_(strip)
+        torch.mm(encode, flat, out=out[:, at].flatten(1))
+    return out
+
+
+def _decode_into(out: Tensor, z: Tensor, decode: Tensor) -> Tensor:
+    for at, strip, tiles, flat in _strips(out, out.shape[1] // z.shape[2]):
+        torch.mm(decode, z[:, at].flatten(1), out=flat)
+        strip.copy_(tiles)
+    return out
+
+
 def _batch(info, in_dims, tensors, plain):
     tensors = [
         t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
@@ -153,10 +196,7 @@ class _Encode(_Bilinear):
         rank, size = encode.shape
         tile = round(size**0.5)
         out = x.new_empty(rank, x.shape[0] // tile, x.shape[1] // tile)
-        for at, strip, tiles, flat in _strips(x, tile):
-            tiles.copy_(strip)
-            torch.mm(encode, flat, out=out[:, at].flatten(1))
-        return out
+        return _encode_into(out, x, encode)
 
     @staticmethod
     def backward(ctx, grad):
@@ -183,10 +223,7 @@ class _Decode(_Bilinear):
     def forward(z: Tensor, decode: Tensor) -> Tensor:
         tile = round(decode.shape[0] ** 0.5)
         out = z.new_empty(z.shape[1] * tile, z.shape[2] * tile)
-        for at, strip, tiles, flat in _strips(out, tile):
-            torch.mm(decode, z[:, at].flatten(1), out=flat)
-            strip.copy_(tiles)
-        return out
+        return _decode_into(out, z, decode)
 
     @staticmethod
     def backward(ctx, grad):
