@@ -473,7 +473,9 @@ class TestSequence:
                 torch.nn.init.normal_(parameter)
         return own[0], torch.nn.ReLU(), own[1], torch.nn.Sigmoid(), own[2]
 
-    @pytest.mark.parametrize("shape", [(8, 8), (3, 8, 8), (2, 3, 6, 8), (5, 1, 8)])
+    @pytest.mark.parametrize(
+        "shape", [(8, 8), (3, 8, 8), (2, 3, 6, 8), (5, 1, 8), (2, BLOCK_ROWS + 6, 8)]
+    )
     @pytest.mark.parametrize("bias", [True, False])
     def test_it_is_the_layers_one_after_another(self, shape, bias):
         layers = self.layers(bias)
@@ -481,6 +483,8 @@ class TestSequence:
         x = torch.randn(*shape, requires_grad=True)
         found, expected = kept(x), plain(x)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        with torch.no_grad():
+            torch.testing.assert_close(kept(x), expected, rtol=1e-9, atol=1e-9)
         inputs = x, *kept.parameters()
         slope = torch.randn_like(expected)
         found = torch.autograd.grad(found, inputs, slope)

@@ -47,14 +47,15 @@ def tile_product(x: Tensor, weight: Tensor, encode: Tensor, decode: Tensor) -> T
         coordinates = _encode_plain(rows, encode)
         summed = torch.bmm(coordinates.reshape(rank, -1, inner), weight)
         y = _decode_plain(summed.reshape(rank, -1, outer), decode)
-    elif _is_differentiated(*given) or is_transformed() or is_traced(*given):
+    elif is_differentiated(*given) or is_transformed() or is_traced(*given):
         y = _Decode.apply(torch.bmm(_Encode.apply(rows, encode), weight), decode)
     else:
         y = _blockwise(*given)
     return y.reshape(*x.shape[:-1], tile * outer)
 
 
-def _is_differentiated(*tensors: Tensor) -> bool:
+def is_differentiated(*tensors: Tensor) -> bool:
+    """Whether a gradient of any of these is recorded, or a derivative taken forward."""
     recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     return recorded or forward_ad._current_level >= 0
 

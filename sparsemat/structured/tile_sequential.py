@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .strassen_tile import StrassenTileLinear, fill_tiles
-from .tile_product import from_tiles, to_tiles
+from .tile_product import BLOCK_ROWS, from_tiles, is_differentiated, to_tiles
 
 ENTRYWISE = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid),
@@ -73,18 +73,30 @@ class TileSequential(nn.Sequential):
         """
         first = self._tile_layers()[0]
         first.check(x)
-        tile, tokens = first.bases.tile, x.shape[-2]
-        filled = fill_tiles(x, tile)
-        tiles = to_tiles(filled.reshape(-1, x.shape[-1]), tile)
-        rows = None
-        if filled.shape[-2] != tokens:  # what fills a tile up is zero for every layer
-            rows = torch.ones(filled.shape[:-1], device=x.device, dtype=torch.bool)
-            rows[..., tokens:] = False
-            rows = to_tiles(rows.reshape(-1, 1).expand(-1, tile), tile)
+        tokens = x.shape[-2]
+        filled = fill_tiles(x, first.bases.tile)
+        real = None
+        if filled.shape[-2] != tokens:
+            real = torch.arange(filled.shape[-2], device=x.device) < tokens
+            real = real.expand(filled.shape[:-1]).reshape(-1, 1)
+        rows = filled.reshape(-1, x.shape[-1])
+        if is_differentiated(rows, *self.parameters()):
+            y = self._through(rows, real)
+        else:  # blocks of rows do not meet, and small ones stay in cache
+            step = BLOCK_ROWS // first.bases.tile * first.bases.tile
+            parts = rows.split(step)
+            reals = [None] * len(parts) if real is None else real.split(step)
+            y = torch.cat([self._through(*part) for part in zip(parts, reals, strict=True)])
+        return y.reshape(*filled.shape[:-1], y.shape[-1])[..., :tokens, :]
+
+    def _through(self, rows: Tensor, real: Tensor | None) -> Tensor:
+        """All layers; what fills a tile up is zero for each of them."""
+        tile = self._tile_layers()[0].bases.tile
+        tiles = to_tiles(rows, tile)
+        real = None if real is None else to_tiles(real.expand(-1, tile), tile)
         for layer in self:
             if isinstance(layer, StrassenTileLinear):
-                tiles = layer.on_tiles(tiles if rows is None else tiles * rows)
+                tiles = layer.on_tiles(tiles if real is None else tiles * real)
             else:
                 tiles = layer(tiles)
-        y = from_tiles(tiles).reshape(*filled.shape[:-1], -1)
-        return y[..., :tokens, :]
+        return from_tiles(tiles)
