@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..structured import StrassenTile, StrassenTileLinear, StructuredLinear, TileBases
 from . import studies
@@ -77,13 +78,15 @@ def dependence(block: nn.Module, width: int, samples: int, tokens: int) -> Tenso
         tokens: Of a sample.
 
     Returns:
-        Norms of the derivative, ``(samples, tokens, samples, tokens)``: of the output at the first
-        two by the input at the last two. Zero where nothing depends.
+        ``(samples, tokens, samples, tokens)``: norm of the derivative of a random combination of
+        the output vector at the first two by the input vector at the last two. Zero where nothing
+        depends.
     """
     kind = next(block.parameters())
-    x = torch.randn(samples, tokens, width, dtype=kind.dtype)
-    slope = torch.autograd.functional.jacobian(block, x)
-    return slope.square().sum((2, 5)).sqrt()
+    x = torch.randn(samples, tokens, width, dtype=kind.dtype, requires_grad=True)
+    combined = (block(x) * torch.randn_like(x)).sum(2).flatten()
+    slopes = [torch.autograd.grad(y, x, retain_graph=True)[0].norm(dim=2) for y in combined]
+    return torch.stack(slopes).unflatten(0, (samples, tokens))
 
 
 @torch.no_grad()
@@ -103,6 +106,7 @@ def losses_in_use(network: nn.Module, data: tuple[Tensor, Tensor]) -> Tensor:
     found = []
     for position in range(inputs.shape[1]):
         alone = torch.vmap(lambda sample: network(sample[None])[0, :, -1])
-        logits = alone(inputs[:, : position + 1])
+        with sdpa_kernel(SDPBackend.MATH):  # the other one takes texts one after another
+            logits = alone(inputs[:, : position + 1])
         found.append(F.cross_entropy(logits, targets[:, position]) / math.log(2))
     return torch.stack(found)
