@@ -15,7 +15,7 @@ from torch.autograd import Function, forward_ad
 from ..products.casting import as_given, autocast
 from ..products.product import is_traced, is_transformed
 
-STRIP_ROWS, BLOCK_ROWS = 16, 512
+STRIP_ENTRIES, BLOCK_ROWS = 1 << 17, 1024
 
 
 def tile_product(x: Tensor, weight: Tensor, encode: Tensor, decode: Tensor) -> Tensor:
@@ -147,16 +147,28 @@ def _outer_plain(x: Tensor, z: Tensor) -> Tensor:
 
 
 def _strips(x: Tensor, tile: int):
-    """A strip of rows of x, and the tiles it holds; the buffer for the tiles is used again."""
+    """A strip of rows of x, its tiles, and these as a matrix; the tiles' memory is used again."""
     rows, cols = x.shape
-    step = STRIP_ROWS // tile * tile or tile
-    buffer = x.new_empty(tile * tile * (min(step, rows) // tile) * (cols // tile))
+    step = max(1, min(STRIP_ENTRIES // max(1, cols), rows) // tile) * tile
+    buffer = x.new_empty(step * cols)
+    wide = _wide(x, tile)
     for start in range(0, rows, step):
-        strip = x[start : start + step].unflatten(0, (-1, tile)).unflatten(2, (-1, tile))
-        shape = tile, tile, strip.shape[0], strip.shape[2]
-        tiles = buffer[: strip.numel()].view(shape)
+        strip = x[start : start + step]
+        held = buffer[: strip.numel()]
         at = slice(start // tile, (start + step) // tile)
-        yield at, strip.permute(1, 3, 0, 2), tiles, tiles.view(tile * tile, -1)
+        if wide is None:
+            strip = strip.unflatten(0, (-1, tile)).unflatten(2, (-1, tile)).permute(1, 3, 0, 2)
+            yield at, strip, held.view(strip.shape), held.view(tile * tile, -1)
+        else:  # t neighbours are moved as one number, tile after tile
+            strip = strip.view(wide).unflatten(0, (-1, tile)).transpose(1, 2)
+            yield at, strip, held.view(wide).view(strip.shape), held.view(-1, tile * tile).t()
+
+
+def _wide(x: Tensor, tile: int) -> torch.dtype | None:
+    """A type as wide as the row of a tile, if x can be read as numbers of that type."""
+    wide = {8: torch.float64, 16: torch.complex128}.get(tile * x.element_size())
+    ahead = x.is_contiguous() and x.storage_offset() % tile == 0 and x.device.type == "cpu"
+    return wide if ahead and not x.is_complex() and x.numel() else None
 
 
 def _encode_into(out: Tensor, x: Tensor, encode: Tensor) -> Tensor:
