@@ -313,6 +313,20 @@ class TestProduct:
         by_columns = given_[0].T.contiguous().T
         torch.testing.assert_close(tile_product(by_columns, *given_[1:]), expected)
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+    @pytest.mark.parametrize("tile", [1, 2, 4])
+    @pytest.mark.parametrize("place", [0, 1, 4])
+    def test_types_and_places_in_memory(self, dtype, tile, place):
+        bases = TileBases.random(5, tile, generator())
+        x, *rest = operands(bases, 8, 3, 2)
+        memory = torch.zeros(x.numel() + place)
+        memory[place:] = x.flatten()
+        moved = memory.to(dtype)[place:].view(x.shape)
+        found = tile_product(moved, *(r.to(dtype) for r in rest))
+        assert found.dtype == dtype
+        error = (found.double() - reference(x, *rest)).norm() / reference(x, *rest).norm()
+        assert error < 10 * torch.finfo(dtype).eps
+
     def test_transforms_where_no_gradient_is_recorded(self):
         x, *rest = operands(TileBases.random(5, 2, generator()), 8, 3, 2)
         tangent = torch.randn_like(x)
