@@ -1,6 +1,7 @@
 """The tile product: exact schemes, errors in closed form, bounds, derivatives, conversion."""
 
 from fractions import Fraction
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -29,6 +30,8 @@ from sparsemat.structured import (
     tile_product,
 )
 from sparsemat.structured.tile_product import BLOCK_ROWS
+
+product_module = import_module("sparsemat.structured.tile_product")  # the function has its name
 
 
 @pytest.fixture(autouse=True)
@@ -302,8 +305,10 @@ class TestProduct:
         torch.testing.assert_close(y, reference(x, weight, encode, decode), rtol=0, atol=1e-9)
 
     @pytest.mark.parametrize("rows", [0, 4, 200, BLOCK_ROWS, 2 * BLOCK_ROWS + 20])
-    def test_rows_of_any_number_with_and_without_gradients(self, rows):
-        given_ = operands(TileBases.random(24, generator=generator()), rows, 3, 2)
+    @pytest.mark.parametrize("inner, outer", [(3, 2), (2, 5)])
+    def test_blocks_of_rows_with_and_without_gradients(self, rows, inner, outer, monkeypatch):
+        monkeypatch.setattr(product_module, "STRIP_ENTRIES", 100)
+        given_ = operands(TileBases.random(24, generator=generator()), rows, inner, outer)
         expected = reference(*given_)
         torch.testing.assert_close(tile_product(*given_), expected)
         recorded = [g.clone().requires_grad_() for g in given_]
@@ -316,7 +321,8 @@ class TestProduct:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
     @pytest.mark.parametrize("tile", [1, 2, 4])
     @pytest.mark.parametrize("place", [0, 1, 4])
-    def test_types_and_places_in_memory(self, dtype, tile, place):
+    def test_types_and_places_in_memory(self, dtype, tile, place, monkeypatch):
+        monkeypatch.setattr(product_module, "STRIP_ENTRIES", 20)
         bases = TileBases.random(5, tile, generator())
         x, *rest = operands(bases, 8, 3, 2)
         memory = torch.zeros(x.numel() + place)
@@ -327,7 +333,8 @@ class TestProduct:
         error = (found.double() - reference(x, *rest)).norm() / reference(x, *rest).norm()
         assert error < 10 * torch.finfo(dtype).eps
 
-    def test_transforms_where_no_gradient_is_recorded(self):
+    def test_transforms_where_no_gradient_is_recorded(self, monkeypatch):
+        monkeypatch.setattr(product_module, "STRIP_ENTRIES", 20)
         x, *rest = operands(TileBases.random(5, 2, generator()), 8, 3, 2)
         tangent = torch.randn_like(x)
         expected = tile_product(tangent, *rest)

@@ -47,10 +47,12 @@ def tile_product(x: Tensor, weight: Tensor, encode: Tensor, decode: Tensor) -> T
         coordinates = _encode_plain(rows, encode)
         summed = torch.bmm(coordinates.reshape(rank, -1, inner), weight)
         y = _decode_plain(summed.reshape(rank, -1, outer), decode)
-    elif is_differentiated(*given) or is_transformed() or is_traced(*given):
-        y = _Decode.apply(torch.bmm(_Encode.apply(rows, encode), weight), decode)
-    else:
+    elif rows.numel() > STRIP_ENTRIES and not (
+        is_differentiated(*given) or is_transformed() or is_traced(*given)
+    ):
         y = _blockwise(*given)
+    else:
+        y = _Decode.apply(torch.bmm(_Encode.apply(rows, encode), weight), decode)
     return y.reshape(*x.shape[:-1], tile * outer)
 
 
@@ -65,16 +67,15 @@ def _blockwise(x: Tensor, weight: Tensor, encode: Tensor, decode: Tensor) -> Ten
     rank, inner, outer = weight.shape
     tile = x.shape[1] // inner
     step = max(1, min(BLOCK_ROWS, len(x)) // tile)
-    buffers = [x.new_empty(rank * step * columns) for columns in (inner, outer)]
+    slots = x.new_empty(rank + 1, step * max(inner, outer))
     out = x.new_empty(len(x), tile * outer)
     for part, target in zip(x.split(step * tile), out.split(step * tile), strict=True):
         tiles = len(part) // tile
-        coordinates, summed = (
-            buffer[: rank * tiles * columns].view(rank, tiles, columns)
-            for buffer, columns in zip(buffers, (inner, outer), strict=True)
-        )
+        coordinates = slots[1:, : tiles * inner].view(rank, tiles, inner)
+        summed = slots[:-1, : tiles * outer].view(rank, tiles, outer)
         _encode_into(coordinates, part, encode)
-        torch.bmm(coordinates, weight, out=summed)
+        for q in range(rank):  # into the slot before, whose coordinates are used up
+            torch.mm(coordinates[q], weight[q], out=summed[q])
         _decode_into(target, summed, decode)
     return out
 
