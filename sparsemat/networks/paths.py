@@ -95,10 +95,11 @@ class Unhooked(TorchFunctionMode):
     """
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None):
-        if function in HOOKS and not args[0].is_leaf:
+        # forwards there is no gradient to retain
+        name = "retain_grad" if function is torch.Tensor.retain_grad else HOOKS.get(function)
+        if name and not args[0].is_leaf:
             raise TypeError(
-                f"what is made of the input must have no hooks on its gradients, got "
-                f"{HOOKS[function]}"
+                f"what is made of the input must have no hooks on its gradients, got {name}"
             )
         return function(*args, **kwargs or {})
 
