@@ -84,8 +84,8 @@ def main() -> None:
         ):
             while title := now.ask("next"):
                 if not then.ask(f"seek {title}"):
-                    print(f"{title}: not in {options.checkout}; the rest of {area} is left out")
-                    break
+                    print(f"{title.replace(SEPARATOR, ', ')}: not in {options.checkout}")
+                    continue
                 print(_line(title, compare(then, now, options.rounds)), flush=True)
 
 

@@ -28,6 +28,8 @@ def main(area: str, threads: str) -> None:
         if question in ("next", "seek"):
             case = None  # before the next one is made: it may be large
             case = next((it for it in cases if question == "next" or title_of(it) == title), None)
+            if case is None and question == "seek":
+                cases = AREAS[area]()  # a case that is not there must not hide those after it
             print("" if case is None else title_of(case))
         else:
             start = time.perf_counter()

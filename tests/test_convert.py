@@ -417,6 +417,16 @@ def test_a_parametrized_weight_has_a_matrix_and_no_layer():
         sm.from_module(module, (1, 6, 6))
 
 
+def test_a_spectral_norm_is_asked_in_eval_mode_and_keeps_its_vectors():
+    module = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))
+    kept = {name: value.clone() for name, value in module.named_buffers()}
+    with pytest.raises(ValueError, match="changes its buffers whenever it is asked in training"):
+        sm.to_matrix(module, (4,))
+    W, _ = sm.to_matrix(module.eval(), (4,))
+    assert_near(W.to_dense(), module.weight)
+    assert kept and all(torch.equal(kept[name], value) for name, value in module.named_buffers())
+
+
 def test_an_untied_sequence_computes_the_same_and_trains_more():
     module = LAYERS["Sequential"][0]()
     layer = sm.from_module(module, (1, 6, 6), tied=False)

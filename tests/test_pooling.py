@@ -306,3 +306,11 @@ def test_images_that_lie_features_first_stay_so(kind, stock, images):
     )
     if images > 1:
         assert y.stride(0) == 1
+
+
+def test_a_trace_of_unequal_divisors_keeps_the_numbers():
+    module = torch.nn.AvgPool2d(3, 2, 1, count_include_pad=False)
+    layer, x = sm.from_module(module, (2, 7, 7)), torch.randn(3, 2, 7, 7)
+    traced = torch.jit.trace(layer, x)
+    torch.testing.assert_close(traced(x), module(x))
+    torch.testing.assert_close(layer(x), module(x))

@@ -31,7 +31,8 @@ def as_given(function: Callable) -> Callable:
 
     @wraps(function)
     def plain(*args):
-        device = next(arg.device.type for arg in args if isinstance(arg, torch.Tensor))
+        tensor = args[0] if isinstance(args[0], torch.Tensor) else args[1]
+        device = tensor.device.type
         if not _is_on(device):
             return function(*args)
         with torch.autocast(device, enabled=False):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch.nn.functional import embedding_bag
 
 from ..pattern import Pattern
 from . import plain
@@ -105,14 +104,10 @@ class GeneralProduct(Product):
 def _sum_rows(x: torch.Tensor, index: torch.Tensor, start: torch.Tensor, weights: torch.Tensor):
     if len(index) == 0 or x.shape[1] == 0:
         return x.new_zeros(len(start) - 1, x.shape[1])
-    return embedding_bag(
-        index,
-        x.detach(),  # else more is computed for a backward pass that never comes
-        start,
-        mode="sum",
-        per_sample_weights=weights.detach(),
-        include_last_offset=True,
-    )
+    # detached, else more is computed for a backward pass that never comes
+    return torch.embedding_bag(
+        x.detach(), index, start, per_sample_weights=weights.detach(), include_last_offset=True
+    )[0]
 
 
 def _sampled_products(
