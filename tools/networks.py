@@ -2,8 +2,8 @@
 """Convert every classifier and segmenter of torchvision once and compare outputs and gradients.
 
 Usage: tools/networks.py [NAME ...]; random weights, float64, one line a network, each in a process
-of its own; fails if one differs by more than 1e-10 of the largest. The largest networks take 11 GiB
-of memory and 5 GB of disk for the gradients of both forms, which are never held together.
+of its own; fails if one differs by more than 1e-10 of the largest. The largest take 16 GiB,
+pages of a file of 5 GB included that holds the gradients of torch's form.
 """
 
 import multiprocessing

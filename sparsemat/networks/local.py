@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .inputs import flat, is_floating
 from .paths import Unhooked, require_gradients, require_values, running, same_draws
-from .piecewise import Watch
+from .piecewise import Gate, Watch
 from .real import ByColumns
 from .region import Region, region
 
@@ -70,12 +70,18 @@ class LocalMap(Jacobian):
         gates: Which piece every gate and selection is on, in the order in which they ran.
     """
 
-    def __init__(self, x: torch.Tensor, output: torch.Tensor, watch: Watch) -> None:
+    def __init__(
+        self,
+        x: torch.Tensor,
+        output: torch.Tensor,
+        gates: tuple[Gate, ...],
+        walls: Sequence[Callable | None],
+    ) -> None:
         self._unit = torch.zeros_like(output).reshape(-1).requires_grad_()
         # linear in the unit, so that its own gradient is the product with A
         self._back = _gradient(output.reshape(-1), x, self._unit, create_graph=True)
         super().__init__(x, output, None)
-        self.gates, self._walls = tuple(watch.gates), watch.walls
+        self.gates, self._walls = gates, walls
 
     def _pushed(self, v: torch.Tensor) -> torch.Tensor:
         if self._back is None:  # no path from the input to the output
@@ -144,7 +150,7 @@ def local_map(model: nn.Module, *inputs: torch.Tensor) -> LocalMap:
         with watch.watching():
             output = model(*arguments(x))
             watch.check(output)
-        return LocalMap(x, _output(output), watch)
+        return LocalMap(x, _output(output), tuple(watch.gates), watch.walls)
 
 
 def jacobian(model: nn.Module, *inputs: torch.Tensor) -> Jacobian:

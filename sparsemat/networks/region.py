@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 
 import torch
 
+from ..algebra import Matrix
 from .bends import Faces
 from .piecewise import Gate
 from .real import ByColumns
@@ -27,13 +28,11 @@ class Region:
         rows: For each of the map's gates the slice of its rows.
     """
 
-    def __init__(self, x: torch.Tensor, faces: Sequence[Faces]) -> None:
-        self.G = _Walls(x, faces)
-        ends = accumulate((len(face.slack) for face in faces), initial=0)
-        self.rows = tuple(slice(*ends) for ends in pairwise(ends))
-        slack = [face.slack.to(x.dtype) for face in faces]
-        self._slack = torch.cat([x.new_zeros(0).detach(), *slack])
-        self.h = self._slack + self.G @ x.detach()
+    def __init__(
+        self, x: torch.Tensor, G: Matrix, slack: torch.Tensor, rows: tuple[slice, ...]
+    ) -> None:
+        self.G, self.rows, self._slack = G, rows, slack
+        self.h = slack + G @ x.detach()
 
     def contains(self, *inputs: torch.Tensor) -> bool:
         """Whether the network has the same gates at other inputs, but for rounding at the border.
@@ -131,4 +130,7 @@ def region(
                 "linear inequalities, got another choice or numbers that were detached and changed"
             )
         found.append(made)
-    return Region(x, found)
+    ends = accumulate((len(face.slack) for face in found), initial=0)
+    slack = [x.detach().new_zeros(0), *(face.slack.to(x.dtype) for face in found)]
+    rows = tuple(slice(*pair) for pair in pairwise(ends))
+    return Region(x, _Walls(x, found), torch.cat(slack), rows)
