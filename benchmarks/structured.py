@@ -19,6 +19,7 @@ from sparsemat.structured import (
     StrassenTileLinear,
     StructuredMatrix,
     TileBases,
+    TileSequential,
 )
 
 from .paired import Case
@@ -33,7 +34,8 @@ TILES = {
     (4096, 24): 1 / 1.9,
     (2048, 16): 1 / 2.6,
 }
-TILES_TRAINED = {(1024, 24): 1 / 1.4, (2048, 24): 1 / 1.7}
+TILES_TRAINED = {(1024, 24): 1 / 1.4, (2048, 24): 1 / 1.7, (4096, 24): 1 / 1.7}
+TILES_STACKED = ((1024, 24), (2048, 16), (2048, 24))  # three layers, layout kept between them
 
 
 def cases() -> Iterator[Case]:
@@ -110,6 +112,13 @@ def tiles() -> Iterator[Case]:
         dense, layer, x = _tile_layers(size, size, size, rank)
         yield Case(f"tiles r={rank}, {size}³, training, bases too", fastest(dense, x, training),
                    ("StrassenTile", training(layer, x)), goal)  # fmt: skip
+    for size, rank in TILES_STACKED:
+        layers = [_tile_layers(size, size, size, rank)[1] for _ in range(3)]
+        stack = TileSequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+        x = torch.randn(size, size)
+        yield Case(f"tiles r={rank}, three layers of {size}³, forward",
+                   ("layer by layer", forward(nn.Sequential(*stack), x)),
+                   ("TileSequential", forward(stack, x)))  # fmt: skip
     for inputs, outputs in T2T_LAYERS:
         for rank in (16, 24):
             dense, layer, x = _tile_layers(T2T_ROWS, inputs, outputs, rank)

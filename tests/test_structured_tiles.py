@@ -1,12 +1,14 @@
 """The tile product: exact schemes, errors in closed form, bounds, derivatives, conversion."""
 
 from fractions import Fraction
+from importlib import import_module
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsemat.structured import (
@@ -15,6 +17,7 @@ from sparsemat.structured import (
     StrassenTileLinear,
     StructuredLinear,
     TileBases,
+    TileSequential,
     Usv,
     brent_residuals,
     flattening_bound,
@@ -23,8 +26,12 @@ from sparsemat.structured import (
     koszul_flattening,
     matmul_tensor,
     multiply_adds,
+    read_sms,
     tile_product,
 )
+from sparsemat.structured.tile_product import BLOCK_ROWS
+
+product_module = import_module("sparsemat.structured.tile_product")  # the function has its name
 
 
 @pytest.fixture(autouse=True)
@@ -204,6 +211,51 @@ class TestBases:
             build()
 
 
+def sms(matrix):
+    """The text of a matrix of fractions, as schemes are published."""
+    lines = [f"{i + 1} {j + 1} {v}" for (i, j), v in np.ndenumerate(matrix) if v]
+    rows, cols = matrix.shape
+    return "\n".join(["# a comment", f"{rows} {cols} R", "", *lines, "0 0 0", ""])
+
+
+class TestPublishedSchemes:
+    def test_a_scheme_comes_back_from_its_files_exactly(self, tmp_path):
+        encode, encode_weight, decode = integers(TileBases.strassen(2))
+        maps = encode * Fraction(1, 8), encode_weight * Fraction(-1, 2), decode * Fraction(-16)
+        paths = [tmp_path / f"{name}.sms" for name in "LRP"]
+        for path, matrix in zip(paths, maps, strict=True):
+            path.write_text(sms(matrix))
+            read = read_sms(path)
+            assert (read == matrix).all()
+            assert {type(v) for v in read.flat} == {Fraction}
+        assert not brent_residuals(*map(read_sms, paths)).any()
+        bases = TileBases.from_sms(*paths)
+        assert (bases.rank, bases.tile, bases.error()) == (49, 4, 0)
+        dense = torch.nn.Linear(8, 12)
+        layer = StrassenTileLinear.from_linear(dense, bases)
+        x = torch.randn(3, 8, 8)
+        torch.testing.assert_close(layer(x), dense(x), rtol=0, atol=1e-10)
+
+    @pytest.mark.parametrize(
+        "text, message",
+        [
+            ("", "rows and columns, got nothing"),
+            ("2 2 R\n1 1 1\n", "end with 0 0 0, got '1 1 1'"),
+            ("2 2 R\n1 3 1\n0 0 0\n", r"line 2: .* 2 x 2, got \(1, 3\)"),
+            ("2 2 R\n1 0 1\n0 0 0\n", r"line 2: .* got \(1, 0\)"),
+            ("2 2 R\n1 1 1\n\n1 1 2\n0 0 0\n", r"line 4: .* once, got \(1, 1\)"),
+            ("2 2 R\n1 1\n0 0 0\n", "line 2: .* 3 words, got 2"),
+            ("2 2 R\n1 1 1/0\n0 0 0\n", "line 2: .*got '1 1 1/0'"),
+            ("2 2 R\n1 1 half\n0 0 0\n", "line 2: .*got '1 1 half'"),
+        ],
+    )
+    def test_a_file_of_another_form_is_refused(self, text, message, tmp_path):
+        path = tmp_path / "bad.sms"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_sms(path)
+
+
 class TestBounds:
     def test_flattenings_of_the_tensor_have_equal_singular_values(self):
         for t in (2, 3, 4):
@@ -252,9 +304,48 @@ class TestProduct:
         y = tile_product(x, weight, encode, decode)
         torch.testing.assert_close(y, reference(x, weight, encode, decode), rtol=0, atol=1e-9)
 
-    def test_more_rows_than_a_strip_holds(self):
-        given_ = operands(TileBases.random(24, generator=generator()), 200, 3, 2)
-        torch.testing.assert_close(tile_product(*given_), reference(*given_))
+    @pytest.mark.parametrize("rows", [0, 4, 200, BLOCK_ROWS, 2 * BLOCK_ROWS + 20])
+    @pytest.mark.parametrize("inner, outer", [(3, 2), (2, 5)])
+    def test_blocks_of_rows_with_and_without_gradients(self, rows, inner, outer, monkeypatch):
+        monkeypatch.setattr(product_module, "STRIP_ENTRIES", 100)
+        given_ = operands(TileBases.random(24, generator=generator()), rows, inner, outer)
+        expected = reference(*given_)
+        torch.testing.assert_close(tile_product(*given_), expected)
+        recorded = [g.clone().requires_grad_() for g in given_]
+        torch.testing.assert_close(tile_product(*recorded).detach(), expected)
+        with torch.no_grad():
+            torch.testing.assert_close(tile_product(*recorded), expected)
+        by_columns = given_[0].T.contiguous().T
+        torch.testing.assert_close(tile_product(by_columns, *given_[1:]), expected)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+    @pytest.mark.parametrize("tile", [1, 2, 4])
+    @pytest.mark.parametrize("place", [0, 1, 4])
+    def test_types_and_places_in_memory(self, dtype, tile, place, monkeypatch):
+        monkeypatch.setattr(product_module, "STRIP_ENTRIES", 20)
+        bases = TileBases.random(5, tile, generator())
+        x, *rest = operands(bases, 8, 3, 2)
+        memory = torch.zeros(x.numel() + place)
+        memory[place:] = x.flatten()
+        moved = memory.to(dtype)[place:].view(x.shape)
+        found = tile_product(moved, *(r.to(dtype) for r in rest))
+        assert found.dtype == dtype
+        error = (found.double() - reference(x, *rest)).norm() / reference(x, *rest).norm()
+        assert error < 10 * torch.finfo(dtype).eps
+
+    def test_transforms_where_no_gradient_is_recorded(self, monkeypatch):
+        monkeypatch.setattr(product_module, "STRIP_ENTRIES", 20)
+        x, *rest = operands(TileBases.random(5, 2, generator()), 8, 3, 2)
+        tangent = torch.randn_like(x)
+        expected = tile_product(tangent, *rest)
+        with torch.no_grad():
+            _, found = torch.func.jvp(lambda x: tile_product(x, *rest), (x,), (tangent,))
+            torch.testing.assert_close(found, expected)
+            with forward_ad.dual_level():
+                y = tile_product(forward_ad.make_dual(x, tangent), *rest)
+                torch.testing.assert_close(forward_ad.unpack_dual(y).tangent, expected)
+            mapped = torch.vmap(lambda x: tile_product(x, *rest))(torch.stack([x, tangent]))
+        torch.testing.assert_close(mapped[1], expected)
 
     def test_gradients_and_their_gradients(self):
         given_ = operands(TileBases.random(5, 2, generator()), 4, 2, 2, (2,))
@@ -373,12 +464,71 @@ class TestLayer:
         network(torch.randn(4, 8)).sum().backward()
         assert bases.encode.grad.abs().max() > 0
 
+    def test_inputs_to_fit_to_must_be_rows_of_its_features_and_not_all_zero(self):
+        dense, bases = torch.nn.Linear(16, 12), TileBases.pruned(24, generator=generator())
+        for inputs, message in (
+            (torch.zeros(2, 8, 16), r"not all be zero.*\(24, 4, 4\) with 0"),
+            (torch.zeros(0, 16), r"not all be zero.*\(24, 0, 4\)"),
+            (torch.randn(4, 32), r"in_features=16, got \(4, 32\)"),
+            (torch.randn(16), r"in_features=16, got \(16,\)"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                StrassenTileLinear.from_linear(dense, bases, inputs)
+
     def test_sizes_are_named(self):
         bases = TileBases.strassen(2)
         with pytest.raises(ValueError, match="in_features=8 and out_features=6"):
             StrassenTileLinear(8, 6, bases)
         with pytest.raises(ValueError, match=r"in_features=8, got \(8,\)"):
             StrassenTileLinear(8, 8, bases)(torch.randn(8))
+
+
+class TestSequence:
+    @staticmethod
+    def layers(bias=True):
+        bases = [TileBases.random(r, generator=generator(r)) for r in (24, 7, 16)]
+        sizes = (8, 12), (12, 20), (20, 4)
+        own = [StrassenTileLinear(*s, b, bias) for s, b in zip(sizes, bases, strict=True)]
+        for layer in own:
+            for parameter in layer.parameters():
+                torch.nn.init.normal_(parameter)
+        return own[0], torch.nn.ReLU(), own[1], torch.nn.Sigmoid(), own[2]
+
+    @pytest.mark.parametrize(
+        "shape", [(8, 8), (3, 8, 8), (2, 3, 6, 8), (5, 1, 8), (2, BLOCK_ROWS + 6, 8)]
+    )
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_it_is_the_layers_one_after_another(self, shape, bias):
+        layers = self.layers(bias)
+        kept, plain = TileSequential(*layers), torch.nn.Sequential(*layers)
+        x = torch.randn(*shape, requires_grad=True)
+        found, expected = kept(x), plain(x)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        with torch.no_grad():
+            torch.testing.assert_close(kept(x), expected, rtol=1e-9, atol=1e-9)
+        inputs = x, *kept.parameters()
+        slope = torch.randn_like(expected)
+        found = torch.autograd.grad(found, inputs, slope)
+        expected = torch.autograd.grad(expected, inputs, slope)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-8)
+        assert kept.state_dict().keys() == plain.state_dict().keys()
+
+    def test_what_acts_on_whole_rows_is_refused(self):
+        first, relu, second, _, last = self.layers()
+        for layers, error, message in (
+            ((first, torch.nn.LayerNorm(12), second), TypeError, "LayerNorm as layer 1"),
+            ((first, torch.nn.Linear(12, 4)), TypeError, "Linear as layer 1"),
+            ((relu,), ValueError, "got 1 layers without one"),
+            ((first, last), ValueError, "in_features=20 after tile=4 and out_features=12"),
+        ):
+            with pytest.raises(error, match=message):
+                TileSequential(*layers)
+        kept = TileSequential(first, relu, second)
+        kept[1] = torch.nn.Softmax(-1)
+        with pytest.raises(TypeError, match="Softmax as layer 1"):
+            kept(torch.randn(4, 8))
+        with pytest.raises(ValueError, match=r"in_features=8, got \(4, 12\)"):
+            TileSequential(first)(torch.randn(4, 12))
 
 
 class TestAdapters:

@@ -39,12 +39,13 @@ def characters(name: str, train: int, others: int) -> dict[str, tuple[Tensor, Te
     its name. The characters are those of the vocabulary, in the order of their code points.
 
     Args:
-        name: A data set with a vocabulary and a part to choose by.
+        name: A data set with a vocabulary.
         train: Number of characters to train on.
         others: Number of characters to choose by, from the validation part, and of the test part.
 
     Returns:
-        By ``"train"``, ``"held out"`` and ``"test"``: int64 ``(N, 64)`` and ``(N, 64)``.
+        By ``"train"``, ``"held out"`` (where there is a validation part) and ``"test"``: int64
+        ``(N, 64)`` and ``(N, 64)``.
     """
     found = datasets.load(name)
     spelled = ["\n" if word == END else f" {word}" for word in found.vocabulary]
@@ -54,11 +55,10 @@ def characters(name: str, train: int, others: int) -> dict[str, tuple[Tensor, Te
         text = "".join(spelled[word] for word in words.flatten()[:number].tolist())
         return blocks(np.array([ids[character] for character in text[:number]]))
 
-    return {
-        "train": part(found.train[0], train),
-        "held out": part(found.valid[0], others),
-        "test": part(found.test[0], others),
-    }
+    parts = {"train": part(found.train[0], train), "test": part(found.test[0], others)}
+    if found.valid is not None:
+        parts["held out"] = part(found.valid[0], others)
+    return parts
 
 
 def prepared(parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:

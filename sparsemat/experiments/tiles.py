@@ -2,16 +2,18 @@
 
 ``python -m sparsemat.experiments.tiles`` trains every variant at every rate on 8,000 images of
 CIFAR-10, chooses the rate on 2,000 others, trains three more seeds at that rate, and tests those
-once on the 10,000 test images; then it converts a trained dense network. It goes on where it was
-stopped, and writes ``results/structured/tiles.json``.
+once on the 10,000 test images; then it converts a trained dense network. Names of variants, or
+"conversion", as arguments restrict it to these. It goes on where it was stopped, and writes
+``results/structured/tiles.json``.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import islice
 from pathlib import Path
@@ -20,132 +22,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..structured import LowRank, StrassenTileLinear, StructuredLinear, TileBases, multiply_adds
+from ..structured import StrassenTileLinear, TileBases
 from ..structured.base import relative_error
 from . import studies
 from .files import write_json
 from .models import count_parameters
+from .tile_networks import DEPTH, VARIANTS, Transformer, fitted, low_rank, macs
 
-WIDTH, DEPTH, HEADS, PATCH, TOKENS = 128, 2, 4, 8, 16
 BATCH, EPOCHS, DECAY, CLIP = 64, 4, 0.05, 1.0
 TRAIN, HELD_OUT = 8_000, 2_000
 RATES = (5e-4, 1.5e-3, 4.5e-3)
 CHOICE_SEED, SEEDS = 100, (0, 1, 2)
 RECORD = Path(__file__).parents[2] / "results" / "structured" / "tiles.json"
-
-
-class RowLinear(nn.Module):
-    """A dense layer with a weight matrix of its own for each token modulo ``period``."""
-
-    def __init__(self, inputs: int, outputs: int, period: int = 4) -> None:
-        super().__init__()
-        layers = [nn.Linear(inputs, outputs) for _ in range(period)]
-        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens in groups of ``period``: shape ``(samples, tokens, inputs)``."""
-        groups = x.unflatten(1, (-1, len(self.weight)))
-        return torch.einsum("ngpi,poi->ngpo", groups, self.weight).flatten(1, 2) + self.bias
-
-
-class MixedLinear(nn.Linear):
-    """A dense layer after a free mixing of every four consecutive tokens."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs)
-        self.mix = nn.Parameter(torch.eye(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix, then multiply: shape ``(samples, tokens, inputs)``."""
-        return super().forward((self.mix @ x.unflatten(1, (-1, 4))).flatten(1, 2))
-
-
-def tile_macs(inputs: int, outputs: int, rank: int) -> int:
-    """Multiplications a token of a tile product with 4x4 tiles."""
-    return multiply_adds(4, inputs, outputs, rank, 4) // 4
-
-
-def low_rank(inputs: int, outputs: int, rank: int = 24) -> nn.Module:
-    """A low rank layer of the operations of a tile product of this rank."""
-    affordable = tile_macs(inputs, outputs, rank) // (inputs + outputs)
-    return StructuredLinear(LowRank((outputs, inputs), affordable))
-
-
-def tiles(bases: Callable[[], TileBases]) -> Callable[[int, int], nn.Module]:
-    """Tile layers, each with bases of its own."""
-    return lambda inputs, outputs: StrassenTileLinear(inputs, outputs, bases())
-
-
-# name: width, and what makes a linear layer
-VARIANTS: dict[str, tuple[int, Callable[[int, int], nn.Module]]] = {
-    "dense": (WIDTH, nn.Linear),
-    "tiles 24, pruned Strassen": (WIDTH, tiles(lambda: TileBases.pruned(24))),
-    "dense, a matrix a row": (WIDTH, RowLinear),
-    "low rank, equal operations": (WIDTH, low_rank),
-    "dense, equal operations": (104, nn.Linear),
-    "dense, equal parameters": (160, nn.Linear),
-    "tiles 24, random": (WIDTH, tiles(lambda: TileBases.random(24))),
-    "tiles 24, naive products": (WIDTH, tiles(lambda: TileBases.naive(4, 24))),
-    "dense, tokens mixed": (WIDTH, MixedLinear),
-    "tiles 16, pruned Strassen": (WIDTH, tiles(lambda: TileBases.pruned(16))),
-    "tiles 32, pruned Strassen": (WIDTH, tiles(lambda: TileBases.pruned(32))),
-}
-
-
-class Block(nn.Module):
-    """Attention and a perceptron, each after a norm and beside a shortcut.
-
-    Args:
-        width: Of a token, a multiple of the heads.
-        linear: Makes a layer from its numbers of inputs and outputs.
-        causal: Whether a token sees only itself and those before it.
-    """
-
-    def __init__(
-        self, width: int, linear: Callable[[int, int], nn.Module], causal: bool = False
-    ) -> None:
-        super().__init__()
-        self.causal = causal
-        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
-        self.queries, self.out = linear(width, 3 * width), linear(width, width)
-        self.up, self.down = linear(width, 2 * width), linear(2 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens of shape ``(samples, tokens, width)``."""
-        heads = self.queries(self.norms[0](x)).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(*heads, is_causal=self.causal)
-        x = x + self.out(seen.transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(self.norms[1](x))))
-
-
-class Transformer(nn.Module):
-    """Patches of 8x8 pixels as 16 tokens, two blocks, the mean, ten classes."""
-
-    def __init__(self, width: int, linear: Callable[[int, int], nn.Module]) -> None:
-        super().__init__()
-        self.embed = nn.Conv2d(3, width, PATCH, PATCH)
-        self.place = nn.Parameter(0.02 * torch.randn(TOKENS, width))
-        self.blocks = nn.Sequential(*[Block(width, linear) for _ in range(DEPTH)])
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images ``(n, 3, 32, 32)`` to logits ``(n, 10)``."""
-        x = self.embed(images).flatten(2).mT + self.place
-        return self.head(self.norm(self.blocks(x)).mean(1))
-
-
-def macs(variant: str) -> int:
-    """Multiplications a token in the linear layers of the blocks."""
-    width, _ = VARIANTS[variant]
-    sizes = [(width, 3 * width), (width, width), (width, 2 * width), (2 * width, width)]
-    if variant.startswith("tiles"):
-        rank = int(variant.split()[1].strip(","))
-        return DEPTH * sum(tile_macs(*size, rank) for size in sizes)
-    if variant.startswith("low rank"):
-        return DEPTH * sum(tile_macs(i, o, 24) // (i + o) * (i + o) for i, o in sizes)
-    mixing = sum(4 * i for i, _ in sizes) if variant == "dense, tokens mixed" else 0
-    return DEPTH * (sum(i * o for i, o in sizes) + mixing)
 
 
 def fit(
@@ -194,6 +82,8 @@ CONVERSIONS: dict[str, Callable[[], TileBases]] = {
     "pruned Strassen, 24": lambda: TileBases.pruned(24),
     "naive products, 24": lambda: TileBases.naive(4, 24),
     "pruned Strassen, 40": lambda: TileBases.pruned(40),
+    "random, 24": lambda: TileBases.random(24),
+    "fitted with a ridge, 24": fitted,
 }
 FINE_TUNING_STEPS, FINE_TUNING_RATE, SAMPLE = 250, 5e-4, 1_000
 
@@ -246,32 +136,38 @@ def low_rank_of_outputs(linear: nn.Linear, inputs: Tensor) -> nn.Module:
 
 
 def conversions(
-    data: dict[str, tuple[Tensor, Tensor]], rate: float, seed: int
-) -> dict[str, dict[str, float]]:
-    """Accuracies of a dense network, converted and fine-tuned."""
+    data: dict[str, tuple[Tensor, Tensor]], rate: float, seed: int, rows: dict[str, dict]
+) -> None:
+    """Accuracies of a dense network, converted and fine-tuned.
+
+    Args:
+        data: Parts "train" and "test".
+        rate: The rate of the dense network.
+        seed: Of the dense network, and of the bases.
+        rows: Accuracies by kind of layer; kinds that are missing are added.
+    """
     dense = trained("dense", data["train"], rate, seed)
     sample = data["train"][0][:SAMPLE]
-    tune = FINE_TUNING_RATE, FINE_TUNING_STEPS, seed
-    rows = {"dense": {"converted": accuracy(dense, data["test"])}}
-    tuned = fit(deepcopy(dense), data["train"], *tune)
-    rows["dense"]["fine-tuned"] = accuracy(tuned, data["test"])
-    network, error = convert(dense, low_rank_of_outputs, sample)
-    rows["low rank"] = {"error": error, "converted": accuracy(network, data["test"])}
-    rows["low rank"]["fine-tuned"] = accuracy(fit(network, data["train"], *tune), data["test"])
+
+    def scores(network: nn.Module) -> dict[str, float]:
+        converted = accuracy(network, data["test"])
+        fit(network, data["train"], FINE_TUNING_RATE, FINE_TUNING_STEPS, seed)
+        return {"converted": converted, "fine-tuned": accuracy(network, data["test"])}
+
+    if "dense" not in rows:
+        rows["dense"] = scores(deepcopy(dense))
+    if "low rank" not in rows:
+        network, error = convert(dense, low_rank_of_outputs, sample)
+        rows["low rank"] = {"error": error} | scores(network)
     for name, bases in CONVERSIONS.items():
+        if name in rows:
+            continue
         torch.manual_seed(seed)
         own = [bases() for _ in range(4 * DEPTH)]
         apart, white_error = convert(dense, _tile_layers(own, False), sample)
+        white = {"white error": white_error, "white converted": accuracy(apart, data["test"])}
         network, error = convert(dense, _tile_layers(own, True), sample)
-        rows[name] = {
-            "white error": white_error,
-            "white converted": accuracy(apart, data["test"]),
-            "error": error,
-            "converted": accuracy(network, data["test"]),
-        }
-        tuned = fit(network, data["train"], *tune)
-        rows[name]["fine-tuned"] = accuracy(tuned, data["test"])
-    return rows
+        rows[name] = white | {"error": error} | scores(network)
 
 
 def _tile_layers(
@@ -285,8 +181,14 @@ def _tile_layers(
     return layer
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run what the record lacks, and store it after every run."""
+    known = [*VARIANTS, "conversion"]
+    parser = argparse.ArgumentParser(prog="python -m sparsemat.experiments.tiles")
+    parser.add_argument("names", nargs="*", help=f"any of {', '.join(known)}; all if none")
+    names = parser.parse_args(arguments).names or known
+    if unknown := sorted(set(names) - set(known)):
+        parser.error(f"unknown names {unknown}; known: {known}")
     torch.set_num_threads(1)
     data = splits()
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {"variants": {}}
@@ -294,10 +196,10 @@ def main() -> None:
     def store() -> None:
         write_json(RECORD, record)
 
-    for variant in VARIANTS:
+    for variant in (name for name in VARIANTS if name in names):
+        network = Transformer(*VARIANTS[variant])
         entry = record["variants"].setdefault(variant, {"held out": {}, "test": {}})
         entry["macs"] = macs(variant)
-        network = Transformer(*VARIANTS[variant])
         entry["parameters"] = count_parameters(network.blocks)
         for rate in RATES:
             if str(rate) not in entry["held out"]:
@@ -314,11 +216,11 @@ def main() -> None:
                 entry["test"][str(seed)] = accuracy(network, data["test"])
                 print(variant, "seed", seed, entry["test"][str(seed)], flush=True)
                 store()
-    for seed in SEEDS:
-        if str(seed) not in record.setdefault("conversion", {}):
-            rate = record["variants"]["dense"]["rate"]
-            record["conversion"][str(seed)] = conversions(data, rate, seed)
-            print("conversion", seed, record["conversion"][str(seed)], flush=True)
+    for seed in SEEDS if "conversion" in names else ():
+        rows = record.setdefault("conversion", {}).setdefault(str(seed), {})
+        if not {"dense", "low rank", *CONVERSIONS} <= set(rows):
+            conversions(data, record["variants"]["dense"]["rate"], seed, rows)
+            print("conversion", seed, rows, flush=True)
             store()
 
 

@@ -10,12 +10,14 @@ from .kronecker import KroneckerSum, hamilton, phm
 from .low_rank import LowRank, Usv
 from .network import from_module
 from .rank_adaptive import kls_step
+from .sms import read_sms
 from .sparse_product import SparseProduct, butterfly_patterns
 from .state_space import DiagonalStateSpace, diagonal_init, hippo_legs
 from .strassen_tile import StrassenTile, StrassenTileLinear
 from .tied import Circulant, Equivariant, Toeplitz
 from .tile_bases import TileBases
 from .tile_product import tile_product
+from .tile_sequential import TileSequential
 from .tile_tensor import (
     brent_residuals,
     flattening_bound,
@@ -44,6 +46,7 @@ __all__ = [
     "StructuredLinear",
     "StructuredMatrix",
     "TileBases",
+    "TileSequential",
     "Toeplitz",
     "Usv",
     "brent_residuals",
@@ -60,5 +63,6 @@ __all__ = [
     "multiply_adds",
     "parameter_groups",
     "phm",
+    "read_sms",
     "tile_product",
 ]

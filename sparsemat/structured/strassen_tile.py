@@ -155,6 +155,10 @@ class StrassenTileLinear(nn.Module):
             bases: Encoder and decoder; they are used as they are.
             inputs: What the dense layer sees, shape ``(..., tokens, in_features)``: the squared
                 error of the outputs on these is minimised. None stands for white inputs.
+
+        Raises:
+            ValueError: t does not divide a size, or the inputs have another last axis or are all
+                zero.
         """
         layer = cls(linear.in_features, linear.out_features, bases, linear.bias is not None)
         layer.to(linear.weight)
@@ -163,7 +167,8 @@ class StrassenTileLinear(nn.Module):
             eye = torch.eye(bases.tile).to(linear.weight)
             fitted = fit_to_slabs(torch.kron(eye, linear.weight), encode, decode)
         else:
-            x = _fill(inputs, bases.tile).reshape(-1, linear.in_features).to(linear.weight)
+            layer.check(inputs, "inputs")
+            x = fill_tiles(inputs, bases.tile).reshape(-1, linear.in_features).to(linear.weight)
             outputs = to_tiles(x @ linear.weight.mT, bases.tile)
             fitted = fit_to_outputs(encode_tiles(x, encode), outputs, decode)
         layer.slab.weight.copy_(fitted)
@@ -192,17 +197,44 @@ class StrassenTileLinear(nn.Module):
         Raises:
             ValueError: x has one axis, or another last axis.
         """
-        if x.ndim < 2 or x.shape[-1] != self.in_features:
-            raise ValueError(
-                f"x must have shape (..., tokens, in_features) with "
-                f"in_features={self.in_features}, got {tuple(x.shape)}"
-            )
+        self.check(x)
         tokens, bases = x.shape[-2], self.bases
-        x = _fill(x, bases.tile)
+        x = fill_tiles(x, bases.tile)
         y = tile_product(x, self.slab.weight, bases.encode, bases.decode)[..., :tokens, :]
         return y if self.bias is None else y + self.bias
 
+    def on_tiles(self, tiles: Tensor) -> Tensor:
+        """Apply the layer to tiles; see :class:`TileSequential`.
 
-def _fill(x: Tensor, tile: int) -> Tensor:
+        Args:
+            tiles: Their entries, row by row: shape ``(t * t, rows / t, in_features / t)``.
+
+        Returns:
+            Tensor of shape ``(t * t, rows / t, out_features / t)``.
+        """
+        bases, t = self.bases, self.bases.tile
+        encoded = (bases.encode @ tiles.flatten(1)).unflatten(1, tiles.shape[1:])
+        summed = torch.bmm(encoded, self.slab.weight)
+        y = (bases.decode @ summed.flatten(1)).unflatten(1, summed.shape[1:])
+        if self.bias is None:
+            return y
+        columns = self.bias.unflatten(0, (-1, t)).mT[:, None]  # an entry for every column of a tile
+        return (y.unflatten(0, (t, t)) + columns).flatten(0, 1)
+
+    def check(self, x: Tensor, name: str = "x") -> None:
+        """Refuse what is not rows of the layer's features.
+
+        Raises:
+            ValueError: x has one axis, or another last axis; ``name`` and both sizes are named.
+        """
+        if x.ndim < 2 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"{name} must have shape (..., tokens, in_features) with "
+                f"in_features={self.in_features}, got {tuple(x.shape)}"
+            )
+
+
+def fill_tiles(x: Tensor, tile: int) -> Tensor:
+    """Zero rows after the last one, until the tile divides their number."""
     missing = -x.shape[-2] % tile
     return pad(x, (0, 0, 0, missing)) if missing else x

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from .sms import read_sms
 from .tile_fit import alternating_least_squares, best_decode
 from .tile_tensor import matmul_tensor
 
@@ -100,6 +102,22 @@ class TileBases(nn.Module):
         for _ in range(levels - 1):
             bases = bases.nested(once)
         return bases
+
+    @classmethod
+    def from_sms(cls, left: str | Path, right: str | Path, post: str | Path) -> Self:
+        """A published scheme from its three files, for instance the rational one of 48 products.
+
+        Args:
+            left: File of E, r by t², as :func:`read_sms` reads it.
+            right: File of F, r by t².
+            post: File of D, t² by r.
+
+        Raises:
+            ValueError: A file has another form, or the shapes do not belong together.
+        """
+        dtype = torch.get_default_dtype()
+        maps = (read_sms(path).astype(float) for path in (left, right, post))
+        return cls(*(torch.as_tensor(matrix, dtype=dtype) for matrix in maps))
 
     @torch.no_grad()
     def nested(self, inner: TileBases) -> TileBases:

@@ -100,8 +100,16 @@ def fit_to_outputs(
 
     Returns:
         Shape ``(r, K, J)``.
+
+    Raises:
+        ValueError: All encoded inputs are zero, or there are none: then every weight fits alike.
     """
     rank, _, inner = coordinates.shape
+    if not coordinates.any():
+        raise ValueError(
+            "inputs must not all be zero, or they say nothing about the weights; got encoded "
+            f"inputs of shape {tuple(coordinates.shape)} with 0 nonzeros"
+        )
     z, y, d = coordinates.double(), outputs.double(), decode.double()
     gram = torch.einsum("qnk,pnl->qkpl", z, z) * (d.T @ d)[:, None, :, None]
     gram = gram.reshape(rank * inner, rank * inner)

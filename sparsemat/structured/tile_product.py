@@ -2,18 +2,20 @@
 
 Three maps carry it, and each is a derivative of the others, so derivatives of every order are taken
 by the same code: ``encode`` (tiles to coordinates), ``decode`` (coordinates to tiles) and their
-common outer product. On strips of few rows a strip's tiles stay in cache.
+common outer product. On strips of few rows a strip's tiles stay in cache. Where no derivative is
+asked for, blocks of rows go through all steps at once, in memory that is used again.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from ..products.casting import as_given, autocast
+from ..products.product import is_traced, is_transformed
 
-STRIP_ROWS = 64
+STRIP_ENTRIES, BLOCK_ROWS = 1 << 17, 1024
 
 
 def tile_product(x: Tensor, weight: Tensor, encode: Tensor, decode: Tensor) -> Tensor:
@@ -39,14 +41,43 @@ def tile_product(x: Tensor, weight: Tensor, encode: Tensor, decode: Tensor) -> T
     tile = _check(x, weight, encode, decode)
     weight, encode, decode, x = autocast(weight, encode, decode, x)
     rows = x.reshape(-1, x.shape[-1])
+    given = rows, weight, encode, decode
     rank, inner, outer = weight.shape
     if torch.compiler.is_compiling():
         coordinates = _encode_plain(rows, encode)
         summed = torch.bmm(coordinates.reshape(rank, -1, inner), weight)
         y = _decode_plain(summed.reshape(rank, -1, outer), decode)
+    elif rows.numel() > STRIP_ENTRIES and not (
+        is_differentiated(*given) or is_transformed() or is_traced(*given)
+    ):
+        y = _blockwise(*given)
     else:
         y = _Decode.apply(torch.bmm(_Encode.apply(rows, encode), weight), decode)
     return y.reshape(*x.shape[:-1], tile * outer)
+
+
+def is_differentiated(*tensors: Tensor) -> bool:
+    """Whether a gradient of any of these is recorded, or a derivative taken forward."""
+    recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return recorded or forward_ad._current_level >= 0
+
+
+@as_given
+def _blockwise(x: Tensor, weight: Tensor, encode: Tensor, decode: Tensor) -> Tensor:
+    rank, inner, outer = weight.shape
+    tile = x.shape[1] // inner
+    step = max(1, min(BLOCK_ROWS, len(x)) // tile)
+    slots = x.new_empty(rank + 1, step * max(inner, outer))
+    out = x.new_empty(len(x), tile * outer)
+    for part, target in zip(x.split(step * tile), out.split(step * tile), strict=True):
+        tiles = len(part) // tile
+        coordinates = slots[1:, : tiles * inner].view(rank, tiles, inner)
+        summed = slots[:-1, : tiles * outer].view(rank, tiles, outer)
+        _encode_into(coordinates, part, encode)
+        for q in range(rank):  # into the slot before, whose coordinates are used up
+            torch.mm(coordinates[q], weight[q], out=summed[q])
+        _decode_into(target, summed, decode)
+    return out
 
 
 def encode_tiles(x: Tensor, encode: Tensor) -> Tensor:
@@ -117,16 +148,42 @@ def _outer_plain(x: Tensor, z: Tensor) -> Tensor:
 
 
 def _strips(x: Tensor, tile: int):
-    """A strip of rows of x, and the tiles it holds; the buffer for the tiles is used again."""
+    """A strip of rows of x, its tiles, and these as a matrix; the tiles' memory is used again."""
     rows, cols = x.shape
-    step = STRIP_ROWS // tile * tile or tile
-    buffer = x.new_empty(tile * tile * (min(step, rows) // tile) * (cols // tile))
+    step = max(1, min(STRIP_ENTRIES // max(1, cols), rows) // tile) * tile
+    buffer = x.new_empty(step * cols)
+    wide = _wide(x, tile)
     for start in range(0, rows, step):
-        strip = x[start : start + step].unflatten(0, (-1, tile)).unflatten(2, (-1, tile))
-        shape = tile, tile, strip.shape[0], strip.shape[2]
-        tiles = buffer[: strip.numel()].view(shape)
+        strip = x[start : start + step]
+        held = buffer[: strip.numel()]
         at = slice(start // tile, (start + step) // tile)
-        yield at, strip.permute(1, 3, 0, 2), tiles, tiles.view(tile * tile, -1)
+        if wide is None:
+            strip = strip.unflatten(0, (-1, tile)).unflatten(2, (-1, tile)).permute(1, 3, 0, 2)
+            yield at, strip, held.view(strip.shape), held.view(tile * tile, -1)
+        else:  # t neighbours are moved as one number, tile after tile
+            strip = strip.view(wide).unflatten(0, (-1, tile)).transpose(1, 2)
+            yield at, strip, held.view(wide).view(strip.shape), held.view(-1, tile * tile).t()
+
+
+def _wide(x: Tensor, tile: int) -> torch.dtype | None:
+    """A type as wide as the row of a tile, if x can be read as numbers of that type."""
+    wide = {8: torch.float64, 16: torch.complex128}.get(tile * x.element_size())
+    ahead = x.is_contiguous() and x.storage_offset() % tile == 0 and x.device.type == "cpu"
+    return wide if ahead and not x.is_complex() and x.numel() else None
+
+
+def _encode_into(out: Tensor, x: Tensor, encode: Tensor) -> Tensor:
+    for at, strip, tiles, flat in _strips(x, x.shape[1] // out.shape[2]):
+        tiles.copy_(strip)
+        torch.mm(encode, flat, out=out[:, at].flatten(1))
+    return out
+
+
+def _decode_into(out: Tensor, z: Tensor, decode: Tensor) -> Tensor:
+    for at, strip, tiles, flat in _strips(out, out.shape[1] // z.shape[2]):
+        torch.mm(decode, z[:, at].flatten(1), out=flat)
+        strip.copy_(tiles)
+    return out
 
 
 def _batch(info, in_dims, tensors, plain):
@@ -153,10 +210,7 @@ class _Encode(_Bilinear):
         rank, size = encode.shape
         tile = round(size**0.5)
         out = x.new_empty(rank, x.shape[0] // tile, x.shape[1] // tile)
-        for at, strip, tiles, flat in _strips(x, tile):
-            tiles.copy_(strip)
-            torch.mm(encode, flat, out=out[:, at].flatten(1))
-        return out
+        return _encode_into(out, x, encode)
 
     @staticmethod
     def backward(ctx, grad):
@@ -183,10 +237,7 @@ class _Decode(_Bilinear):
     def forward(z: Tensor, decode: Tensor) -> Tensor:
         tile = round(decode.shape[0] ** 0.5)
         out = z.new_empty(z.shape[1] * tile, z.shape[2] * tile)
-        for at, strip, tiles, flat in _strips(out, tile):
-            torch.mm(decode, z[:, at].flatten(1), out=flat)
-            strip.copy_(tiles)
-        return out
+        return _decode_into(out, z, decode)
 
     @staticmethod
     def backward(ctx, grad):
