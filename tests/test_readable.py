@@ -1,5 +1,6 @@
 """Notebooks are plain Markdown, and number boxes, equations and figures as the book does."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -97,6 +98,16 @@ def test_boxes_become_quotations_and_references_links(book):
             id="a case of the explorer",
         ),
         pytest.param(":::{note}\nMind.\n:::", "> **Note**\n>\n> Mind.", id="note"),
+        pytest.param(
+            ":::{table} By [it](page.ipynb).\n\n| a |\n|---|\n| 1 |\n\n:::",
+            f"*By [it]({SITE}/notebooks/page.html).*\n\n| a |\n|---|\n| 1 |",
+            id="table",
+        ),
+        pytest.param(
+            "::::{note}\nOf sizes.\n\n:::{table} Sizes.\n\n| a |\n|---|\n\n:::\n\n::::",
+            "> **Note**\n>\n> Of sizes.\n>\n> *Sizes.*\n>\n> | a |\n> |---|",
+            id="table in a box",
+        ),
     ],
 )
 def test_other_markup(book, text, shown):
@@ -115,6 +126,22 @@ def test_other_markup(book, text, shown):
 def test_what_cannot_be_shown_is_refused(book, text, message):
     with pytest.raises(ValueError, match=message):
         book.markdown(text)
+
+
+PAGES = sorted((ROOT / "book").glob("*.md"))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_proof_has_one_end(path):
+    assert "\\square" not in path.read_text()  # the notebooks' proofs have a mark already
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_table_in_the_text_has_a_caption(path):
+    text = readable.CODE.sub("", path.read_text())
+    tables = re.findall(r"^\|[-|: ]+\|$", text, re.MULTILINE)
+    captioned = re.findall(r"^:{3,}\{table\} \S.*\.\n\n\|", text, re.MULTILINE)
+    assert len(captioned) == len(tables)
 
 
 # Chapters whose cells print references in the book's markup; this list only shrinks.

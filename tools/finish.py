@@ -21,7 +21,8 @@ ICON_NAME = re.compile(r"fa-([\w-]+)")
 GLYPH = re.compile(r"\"\\(f[0-9a-f]{3})\"")  # style sheets name some by code,
 LITERAL = re.compile("[\ue000-\uf8ff]")  # and hold others as they are
 TABLE = re.compile(
-    r'<table class="table">\s*<thead>(?P<head>.*?)</thead>\s*<tbody>(?P<body>.*?)</tbody>',
+    r'<table class="table"[^>]*>\s*(?:<caption>.*?</caption>\s*)?'
+    r"<thead>(?P<head>.*?)</thead>\s*<tbody>(?P<body>.*?)</tbody>",
     re.DOTALL,
 )
 NUMBERED = re.compile(

@@ -166,6 +166,8 @@ class Book:
             head = f"**{name}**" + (f" ({title})" if title else "")
         elif kind == "admonition":
             head = f"**{title}**"
+        elif kind == "table":
+            return f"*{title}*\n\n{body}"
         elif kind == "table-filter":  # needs the page's script
             return ""
         elif kind == "motion":
