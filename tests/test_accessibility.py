@@ -8,9 +8,7 @@ pytestmark = [needs_book, needs_browser]
 
 SETTLE = """async theme => {
     document.documentElement.dataset.theme = theme;
-    if (!window.MathJax || !MathJax.startup) return;
-    await MathJax.startup.promise;
-    await MathJax.startup.document.lazyTypesetAll();
+    await document.fonts.ready;
     for (let frame = 0; frame < 4; frame++) await new Promise(requestAnimationFrame);
 }"""
 AXE = """async () => (await axe.run(document, {resultTypes: ['violations']})).violations.map(

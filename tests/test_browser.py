@@ -11,19 +11,18 @@ pytestmark = [needs_book, needs_browser]
 
 
 LOOK = """async () => {
-    if (window.MathJax && MathJax.startup) {
-        await MathJax.startup.promise;
-        await MathJax.startup.document.lazyTypesetAll();
-    }
     const images = [...document.querySelectorAll('article img')];
     for (const image of images) image.loading = 'eager';
     await Promise.all(images.map(image => image.decode().catch(() => null)));
-    dispatchEvent(new Event('resize')); // what was typeset last may be too wide
+    await document.fonts.ready;
+    dispatchEvent(new Event('resize')); // a font that came late may have made something wide
     for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
     return {
         math: document.querySelectorAll('.math').length,
-        typeset: document.querySelectorAll('mjx-container > mjx-math').length,
-        wrong: document.querySelectorAll('mjx-merror').length,
+        typeset: document.querySelectorAll('.math .katex > .katex-html').length,
+        read: document.querySelectorAll('.math .katex > .katex-mathml math').length,
+        wrong: document.querySelectorAll('.katex-error').length,
+        fonts: [...document.fonts].filter(font => font.status === 'error').map(font => font.family),
         lost: images.filter(image => !image.naturalWidth).map(image => image.src),
         width: document.scrollingElement.scrollWidth,
         cut: [...document.querySelectorAll('article .scrolls')].map(box => box.textContent.trim()),
@@ -61,8 +60,9 @@ def test_page(browser, site, name, screen):
         page.close()
     assert foreign == []
     assert errors == []
-    assert seen["typeset"] == seen["math"]
+    assert seen["typeset"] == seen["read"] == seen["math"]
     assert seen["wrong"] == 0
+    assert seen["fonts"] == []
     assert seen["lost"] == []
     assert seen["width"] <= SCREENS[screen], "the page scrolls sideways"
     if screen == "desk":

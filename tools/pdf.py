@@ -2,7 +2,7 @@
 
 python tools/pdf.py [PATH]   builds the single page and prints it to PATH (default _build/book.pdf)
 
-Jupyter Book's own ``pdfhtml`` prints before the formulas are set, which happens as one scrolls.
+Jupyter Book's own ``pdfhtml`` needs a browser of its own and prints what is folded as it is.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ ROOT = Path(__file__).resolve().parent.parent
 SETTLE = """async () => {
     for (const image of document.images) image.loading = 'eager';
     for (const folded of document.querySelectorAll('details')) folded.open = true;
-    if (window.MathJax && MathJax.startup) {
-        await MathJax.startup.promise;
-        await MathJax.startup.document.lazyTypesetAll?.();
-    }
     await Promise.all([...document.images].map(image => image.decode().catch(() => null)));
     document.body.getBoundingClientRect(); // a layout asks for the fonts
     await document.fonts.ready;
 }"""
 MARGINS = dict.fromkeys(("top", "bottom", "left", "right"), "18mm")
+FOOTER = (
+    '<div style="width: 100%; font: 8pt sans-serif; text-align: center">'
+    '<span class="pageNumber"></span></div>'
+)
 LIMIT = 900_000  # milliseconds; the whole book takes minutes
 
 
@@ -37,7 +37,7 @@ def browser_path() -> str | None:
 
 
 def printed(page: Path, pdf: Path) -> Path:
-    """Print one HTML file, with its formulas set and everything folded open.
+    """Print one HTML file, with its fonts and pictures there and everything folded open.
 
     Args:
         page: The file.
@@ -59,7 +59,18 @@ def printed(page: Path, pdf: Path) -> Path:
         opened.set_default_timeout(LIMIT)
         opened.goto(page.resolve().as_uri(), wait_until="load")
         opened.evaluate(SETTLE)
-        opened.pdf(path=pdf, format="A4", margin=MARGINS, print_background=True, outline=True)
+        opened.emulate_media(media="print")
+        opened.pdf(
+            path=pdf,
+            format="A4",
+            margin=MARGINS,
+            print_background=True,
+            tagged=True,
+            outline=True,
+            display_header_footer=True,
+            header_template="<span></span>",
+            footer_template=FOOTER,
+        )
         browser.close()
     return pdf
 

@@ -23,7 +23,7 @@ def add(app, kind: type[Scripted], visit: Callable, files: Callable) -> None:
 
     def add_files(app, pagename, templatename, context, doctree) -> None:
         found = [] if doctree is None else list(doctree.findall(kind))
-        for path in ["element.js", *files(found)] if found else []:
+        for path in ["controls.css", "controls.js", *files(found)] if found else []:
             if path.endswith(".css"):
                 app.add_css_file(path)
             else:

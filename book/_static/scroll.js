@@ -2,35 +2,25 @@
 "use strict";
 (() => {
   const WIDE = ".bd-article pre, .bd-article .table-scroll, .bd-article .pst-scrollable-table-container, "
-    + ".bd-article mjx-container:not(td *, th *), .bd-article .output.text_html, .bd-article div.math";
+    + ".bd-article .katex-display, .bd-article span.math:not(td *, th *), .bd-article .output.text_html";
+  function tooWide(box) {
+    if (!box.matches("span.math")) return box.scrollWidth > box.clientWidth + 1;
+    // an inline formula breaks between its parts, not inside one
+    const room = box.closest("p, li, td, th, dd, div").clientWidth;
+    const whole = box.closest(".kept:not(.long)");
+    return [...box.querySelectorAll(".base"), ...(whole ? [box.firstElementChild] : [])]
+      .some(part => part.getBoundingClientRect().width > room + 1);
+  }
   function look() {
-    for (const box of document.querySelectorAll(WIDE)) {
-      const inline = box.matches("mjx-container:not([display])");
-      const room = inline ? box.closest("p, li, td, th, dd, div").clientWidth : box.clientWidth;
-      const wide = Math.max(box.scrollWidth, inline ? box.offsetWidth : 0) > room + 1;
+    const measured = [...document.querySelectorAll(WIDE)].map(box => [box, tooWide(box)]);
+    for (const [box, wide] of measured) {
       if (wide === box.classList.contains("scrolls")) continue;
       box.classList.toggle("scrolls", wide);
       if (wide) box.tabIndex = 0; else box.removeAttribute("tabindex");
     }
   }
-  // A full stop or comma after inline mathematics stays on its line.
-  function join() {
-    for (const formula of document.querySelectorAll(".bd-article span.math")) {
-      const next = formula.nextSibling;
-      if (next?.nodeType !== Node.TEXT_NODE) continue;
-      const mark = /^[.,;:!?)\]\u2019\u201d]+/.exec(next.data)?.[0];
-      if (!mark) continue;
-      next.splitText(mark.length);
-      const kept = document.createElement("span");
-      kept.className = "kept";
-      formula.before(kept);
-      kept.append(formula, next);
-    }
-  }
   const soon = () => requestAnimationFrame(look);
-  addEventListener("load", async () => {
-    if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
-    join();
+  addEventListener("load", () => {
     look();
     new ResizeObserver(soon).observe(document.querySelector(".bd-article") ?? document.body);
   });

@@ -13,8 +13,7 @@
     size: "one number, or one an axis: 6x5", kernel: "3 or 3x2", stride: "1 or 2x1", dilation: "1 or 2x1",
     padding: "1, 1x0, same, valid, or before:after such as 0:1", window: "a number, or none",
   };
-  const PALETTE = ["#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#ff9da7",
-    "#9c755f", "#bab0ac"];
+  const PALETTE = window.bookColours;
   // beyond ten: hues a golden angle apart, in two middle lightnesses that read on white and on dark
   const colour = (k, count) => count <= PALETTE.length ? PALETTE[k]
     : `hsl(${(k * 137.508) % 360} 55% ${k % 2 ? 62 : 50}%)`;
@@ -223,7 +222,7 @@
       const room = Math.max(200, this.matrix.parentElement.clientWidth - 4);
       const cell = Math.max(3, Math.min(28, room / cols, 440 / rows));
       this.grid(this.matrix, rows, cols, cell, (pen, style) => {
-        pen.fillStyle = style.getPropertyValue("--explorer-empty");
+        pen.fillStyle = style.getPropertyValue("--book-empty");
         pen.fillRect(0, 0, cols * cell, rows * cell);
         const gap = cell > 8 ? 1 : 0;
         p.row.forEach((r, k) => {
@@ -233,7 +232,7 @@
         });
         pen.globalAlpha = 1;
         if (at < 0) return;
-        pen.strokeStyle = style.getPropertyValue("--explorer-ink");
+        pen.strokeStyle = style.getPropertyValue("--book-ink");
         pen.lineWidth = 1;
         p.row.forEach((r, k) => {
           if (p.index[k] === p.index[at]) pen.strokeRect(p.col[k] * cell + 0.5, r * cell + 0.5, cell - 1, cell - 1);
@@ -276,13 +275,13 @@
           const x = (plane * (width + 1) + (rest % width)) * cell, y = Math.floor(rest / width) * cell;
           const tint = coloured && this.pattern.tied;
           pen.fillStyle = tint ? colour(k, values.length)
-            : style.getPropertyValue(weak.has(k) || strong.has(k) ? "--explorer-window" : "--explorer-empty");
+            : style.getPropertyValue(weak.has(k) || strong.has(k) ? "--book-marked" : "--book-empty");
           pen.fillRect(x + 0.5, y + 0.5, cell - 1, cell - 1);
-          pen.fillStyle = tint ? "#000" : style.getPropertyValue("--explorer-ink");
+          pen.fillStyle = tint ? "#000" : style.getPropertyValue("--book-ink");
           if (cell >= 16 && 4.2 * longest <= cell * 1.2) pen.fillText(number(value), x + cell / 2, y + cell / 2);
           if (strong.has(k)) outline.push([x, y]);
         });
-        pen.strokeStyle = style.getPropertyValue("--explorer-ink");
+        pen.strokeStyle = style.getPropertyValue("--book-ink");
         pen.lineWidth = 3;
         for (const [x, y] of outline) pen.strokeRect(x + 1.5, y + 1.5, cell - 3, cell - 3);
       });

@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const element = window.bookElement;
-  const PALETTE = ["#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#ff9da7", "#9c755f"];
+  const PALETTE = window.bookColours;
   const PLUS = "#4e79a7", MINUS = "#f28e2b";
   const SECONDS = 20; // of a whole run
   const number = value => String(Number(value.toPrecision(3))).replace("-", "−");
@@ -72,8 +72,8 @@
 
     draw() {
       const style = getComputedStyle(this.host);
-      this.ink = style.getPropertyValue("--motion-ink").trim();
-      this.empty = style.getPropertyValue("--motion-empty").trim();
+      this.ink = style.getPropertyValue("--book-ink").trim();
+      this.empty = style.getPropertyValue("--book-empty").trim();
       this.row = Number(this.slider.value);
       this.drawMatrix();
       this.data.panels.forEach((panel, k) => this.drawPanel(panel, this.pictures[k], this.scales[k]));

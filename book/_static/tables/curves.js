@@ -3,7 +3,7 @@
 (() => {
   const element = window.bookElement;
   const NAMESPACE = "http://www.w3.org/2000/svg";
-  const PALETTE = ["#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#9c755f", "#ff9da7"];
+  const PALETTE = window.bookColours;
   const DASHES = ["", "7 4", "2 3"];
   const WORDS = {
     train_loss: "training loss", test_loss: "test loss", valid_loss: "validation loss",
