@@ -133,6 +133,25 @@ def test_choices_by_comparison_and_by_index_are_gates():
     assert not a.same_piece(sm.local_map(Chosen(), x.flip(0)))
 
 
+class Written(nn.Module):
+    """A comparison that is overwritten by what follows from it."""
+
+    def forward(self, x):
+        mask = x > 0
+        mask &= x.flip(-1) > 0
+        return x * mask
+
+
+def test_a_choice_stays_what_it_was():
+    x = torch.tensor([1.0, -1.0, 2.0, 3.0])
+    a = sm.local_map(Written(), x)
+    assert [gate.choice.tolist() for gate in a.gates] == [
+        [[True, False, True, True]],
+        [[True, True, False, True]],
+    ]
+    assert not a.same_piece(sm.local_map(Written(), x * torch.tensor([1, -1, -1, 1])))
+
+
 class Squared(nn.Module):
     def forward(self, x):
         return x * x
@@ -170,6 +189,12 @@ def hooked(x):
     return y
 
 
+def hooked_at_its_node(x):
+    y = 2 * x
+    y.grad_fn.register_prehook(lambda gradients: (3 * gradients[0],))
+    return y
+
+
 REFUSED = {
     r"0: gelu of the input": lambda: nn.Sequential(nn.GELU()),
     r"1: mul of the input": lambda: nn.Sequential(nn.ReLU(), Squared()),
@@ -179,7 +204,11 @@ REFUSED = {
     r"0: native_layer_norm of": lambda: nn.Sequential(nn.LayerNorm(4)),
     r"_softmax of the input": lambda: nn.Sequential(nn.Softmax(-1)),
     r"native_batch_norm of": lambda: nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2)).train(),
-    r"0: (native_dropout|empty_like) of the input": lambda: nn.Sequential(nn.Dropout()).train(),
+    r"0: bernoulli draws random numbers": lambda: nn.Sequential(nn.Dropout()).train(),
+    r"0: randn_like draws random": lambda: of(lambda x: x + torch.randn_like(x)),
+    r"0: randperm draws random": lambda: of(lambda x: x[:, torch.randperm(4)]),
+    r"0: max of the input": lambda: of(lambda x: x / 2 - x.max()),
+    r"0: detach of the input is not": lambda: of(lambda x: x + (2 * x).detach_()),
     r"0: item of": lambda: of(lambda x: x * x.sum().item()),
     r"0: tolist of": lambda: of(lambda x: x * x.tolist()[0][1]),
     r"0: numpy of": lambda: of(lambda x: x * float(x.detach().numpy().sum())),
@@ -191,6 +220,7 @@ REFUSED = {
     r"0: div of": lambda: of(lambda x: torch.div(x, 0.3, rounding_mode="floor")),
     r"0: complex of": lambda: of(lambda x: torch.complex(x, x).abs()),
     r"0: register_hook of": lambda: of(hooked),
+    r"0: grad_fn of": lambda: of(hooked_at_its_node),
     r"numbers, got torch\.int64": lambda: of(torch.Tensor.long),
     r"must return a tensor of .*, got tuple": lambda: nn.RNN(4, 2, nonlinearity="relu"),
 }
@@ -223,6 +253,169 @@ def test_gradients_that_hooks_may_change_are_refused(kind, register):
         assert torch.equal(kind(module, x).to_dense(), module[0].weight)
 
 
+def marked(x):
+    y = 2 * x
+    y.retain_grad()
+    return y
+
+
+@pytest.mark.parametrize("function", [hooked, hooked_at_its_node, marked])
+def test_a_jacobian_whose_gradients_a_hook_on_a_tensor_may_change_is_refused(function):
+    with pytest.raises(TypeError, match=r"^0 \(Of\): .* no hooks on its gradients, got "):
+        sm.jacobian(of(function), torch.randn(4))
+    if function is marked:
+        assert torch.equal(sm.local_map(of(marked), torch.randn(4)).to_dense(), 2 * torch.eye(4))
+
+
+def hooks_of_the_user(module, x):
+    x.requires_grad_().register_hook(lambda gradient: 3 * gradient)
+    x.register_post_accumulate_grad_hook(lambda x: x.grad.mul_(3))
+    for parameter in module.parameters():
+        parameter.register_hook(lambda gradient: 3 * gradient)
+        parameter.register_post_accumulate_grad_hook(lambda p: p.grad.mul_(3))
+
+
+@pytest.mark.parametrize("kind", [sm.local_map, sm.jacobian])
+def test_hooks_that_reach_no_gradient_of_the_input_change_nothing(kind):
+    module, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(4)
+    hooks_of_the_user(module, x)
+    found = kind(module, x)
+    expected = module[0].weight.detach()
+    torch.testing.assert_close(found.to_dense(), expected)
+    torch.testing.assert_close(found.T.to_dense(), expected.T)
+    assert x.grad is None and module[0].weight.grad is None
+
+
+@pytest.mark.parametrize("kind", [sm.local_map, sm.jacobian])
+def test_without_derivatives_the_reason_is_named(kind):
+    module, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU()), torch.randn(4)
+    with torch.inference_mode():
+        with pytest.raises(ValueError, match=r"^derivatives must be on, got torch\.inference_mode"):
+            kind(module, x)
+        made_there, x_there = nn.Sequential(nn.Linear(4, 3)), torch.randn(4)
+    with pytest.raises(ValueError, match=r"^0\.weight must have derivatives, got one of"):
+        kind(made_there, x)
+    with torch.no_grad():
+        found = kind(module, x)
+    v, u = torch.randn(4), torch.randn(3)
+    expected = found @ v, found.T @ u
+    with torch.inference_mode():  # the products need none
+        torch.testing.assert_close((found @ v, found.T @ u), expected)
+        torch.testing.assert_close(found @ (1 * v), expected[0])
+    assert kind(module, x_there).shape == (3, 4)
+
+
+DROPOUTS = {
+    "Dropout": (nn.Dropout, (6,)),
+    "Dropout1d": (nn.Dropout1d, (6, 3)),
+    "Dropout2d": (nn.Dropout2d, (6, 2, 3)),
+    "Dropout3d": (nn.Dropout3d, (6, 1, 2, 3)),
+    "AlphaDropout": (nn.AlphaDropout, (6,)),
+    "FeatureAlphaDropout": (nn.FeatureAlphaDropout, (6, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("make, shape", DROPOUTS.values(), ids=DROPOUTS)
+def test_dropout_draws_a_map_of_its_own(make, shape):
+    torch.manual_seed(0)
+    module, x = nn.Sequential(make(0.5)).double(), torch.randn(shape, dtype=torch.float64)
+    with pytest.raises(TypeError, match=r"^0: bernoulli draws random numbers, so the"):
+        sm.local_map(module, x)
+    torch.manual_seed(1)
+    system, jacobian = sm.block_system(module, x), sm.jacobian(module, x)
+    y = module(x[None]).reshape(-1)
+    assert not torch.equal(y, x.reshape(-1))
+    # both of the draw that the network then makes
+    torch.testing.assert_close(system.output(system.solve(system.right_hand_side())), y)
+    torch.testing.assert_close(jacobian.y, y)
+    A = jacobian.to_dense()
+    torch.testing.assert_close(jacobian.T.to_dense(), A.T)
+    torch.testing.assert_close(A @ x.reshape(-1) + jacobian.offset, y)
+    identity = torch.eye(x.numel(), dtype=torch.float64)
+    for kind in (sm.secant_map, sm.local_map):
+        torch.testing.assert_close(kind(module.eval(), x).to_dense(), identity)
+
+
+def matrices_are_those_of_torch(module, shape):
+    torch.manual_seed(0)
+    module, x = module.double(), torch.randn(shape, dtype=torch.float64)
+    expected = torch.func.jacrev(lambda x: module(x[None]).reshape(-1))(x).detach()
+    expected = expected.reshape(-1, x.numel())
+    a = sm.local_map(module, x)
+    torch.testing.assert_close(a.to_dense(), expected)
+    torch.testing.assert_close(a.T.to_dense(), expected.T)
+    torch.testing.assert_close(a.y, module(x[None]).detach().reshape(-1))
+    torch.testing.assert_close(sm.secant_map(module, x).to_dense(), expected)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
+@pytest.mark.parametrize("layer", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
+def test_every_padding_of_a_convolution_has_its_map(layer, mode):
+    torch.manual_seed(0)
+    size = {nn.Conv1d: (6,), nn.Conv2d: (4, 5), nn.Conv3d: (3, 3, 4)}[layer]
+    module = layer(2, 2, 3, padding=2 if mode != "reflect" else 1, padding_mode=mode)
+    matrices_are_those_of_torch(nn.Sequential(module, nn.ReLU()), (2, *size))
+
+
+@pytest.mark.parametrize("mode", ["constant", "circular", "reflect", "replicate"])
+@pytest.mark.parametrize("size", [(5,), (4, 5), (3, 3, 4)])
+def test_every_padding_has_its_map(size, mode):
+    pads = (1, 2, 0, 1, 2, 1)[: 2 * len(size)]
+    value = {"value": 0.5} if mode == "constant" else {}
+    module = Of(lambda x: 2 * F.pad(x, pads, mode, **value) + 1)
+    matrices_are_those_of_torch(module, (2, *size))
+
+
+def written(x):
+    y = x.new_empty(x.shape)
+    y[..., :2], y[..., 2:] = 2 * x[..., 1:3], x[..., :2]
+    z = torch.empty_like(y)
+    z.copy_(y)
+    z[:, x.new_zeros(2, 4).bool()[:, 0]] = 1
+    return z
+
+
+def picked(x):
+    y = x.clone()
+    y[:, torch.tensor([1, 0])] = 3 * x[:, :2]
+    y[y.new_ones(y.shape) > 2] = 1
+    return y.index_copy(1, torch.tensor([0]), x[:, 1:2]).index_fill(2, torch.tensor([3]), 0.5)
+
+
+def turned(x):
+    y = 2 * x
+    return y.unsqueeze_(1).transpose_(2, 3).squeeze_(1)
+
+
+LINEAR = {
+    "slices of an empty tensor": written,
+    "indices": picked,
+    "views in place": turned,
+    "masked_scatter": lambda x: x.masked_scatter(torch.eye(2, 4).bool(), 2 * x[..., 2:]),
+    "triangles": lambda x: x.tril() + 2 * x.triu(1),
+    "sums so far": lambda x: x.cumsum(-1) - x.cumsum(1),
+    "parts": lambda x: x.split([1, 3], 2)[1] - x.chunk(2, 1)[0][..., :3],
+    "scatters": lambda x: torch.slice_scatter(
+        torch.select_scatter(x, 2 * x[:, 0], 1, 1), x[..., :1], 2, 3, 4
+    ),
+    "nearest, exact": lambda x: F.interpolate(x, 7, mode="nearest-exact"),
+    "bicubic": lambda x: F.interpolate(x[:, None], (3, 5), mode="bicubic"),
+    "trilinear": lambda x: F.interpolate(x[:, None, None], (2, 3, 5), mode="trilinear"),
+    "nearest, 3-D": lambda x: F.interpolate(x[:, None, None], (2, 3, 5)),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_what_only_moves_and_adds_numbers_has_its_map(name):
+    module, x = Of(LINEAR[name]), torch.randn(2, 4, dtype=torch.float64)
+    expected = torch.func.jacrev(lambda x: module(x[None]).reshape(-1))(x).reshape(-1, 8)
+    a = sm.local_map(module, x)
+    torch.testing.assert_close(a.to_dense(), expected)
+    torch.testing.assert_close(a.T.to_dense(), expected.T)
+    torch.testing.assert_close(a.y, module(x[None]).reshape(-1))
+    assert a.gates == ()
+
+
 LOW, HIGH = torch.tensor(-0.5), torch.tensor(0.5)
 # an operation, and where two of its pieces meet
 BENT = {
@@ -243,6 +436,11 @@ BENT = {
     "clamp_min": (lambda x: x.clamp_min(0.5), 0.5),
     "clamp_min by a tensor": (lambda x: x.clamp_min(HIGH), 0.5),
     "where": (lambda x: torch.where(x >= 0, x, -x), 0),
+    "clamp_max": (lambda x: x.clamp_max(0.5), 0.5),
+    "entrywise maximum": (lambda x: torch.maximum(x, -x), 0),
+    "entrywise minimum": (lambda x: torch.minimum(x, torch.tensor(0.5)), 0.5),
+    "maximum along an axis": (lambda x: x[:, :2].max(1).values, 0),
+    "sorted": (lambda x: x[:, :2].sort(1).values, 0),
     "maximum": (lambda x: F.max_pool1d(x[:, None], 2), 0),
 }
 

@@ -3,6 +3,7 @@
 from .build import block_system
 from .local import Jacobian, LocalMap, jacobian, local_map
 from .piecewise import Gate
+from .region import Region
 from .secant import SecantMap, secant_map
 from .system import BlockSystem, Node
 from .table import Row, Summary, summary
@@ -13,6 +14,7 @@ __all__ = [
     "Jacobian",
     "LocalMap",
     "Node",
+    "Region",
     "Row",
     "SecantMap",
     "Summary",

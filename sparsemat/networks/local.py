@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .inputs import flat, is_floating
-from .paths import require_own_gradients, require_values, running
+from .paths import Unhooked, require_gradients, require_values, running, same_draws
 from .piecewise import Gate, Watch
-from .real import RealMatrix
+from .real import ByColumns
+from .region import Region, region
 
 
-class Jacobian(RealMatrix):
+class Jacobian(ByColumns):
     r"""The Jacobian J of a network at one input, not formed.
 
     Made by :func:`sparsemat.jacobian`.
@@ -40,34 +41,16 @@ class Jacobian(RealMatrix):
         self.y = self._output.detach()
         self.offset = self.y - self._multiply(x.detach().reshape(-1, 1))[:, 0]
 
-    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
-        columns = [self._pushed(v.reshape(self._x.shape)) for v in x.unbind(1)]
-        return torch.stack(columns, 1) if columns else x.new_zeros(self.shape[0], 0)
-
     def _pushed(self, v: torch.Tensor) -> torch.Tensor:
-        """The derivative along v, in forward mode."""
         # fused attention has no forward mode; torch warns of its own use of a deprecated name
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
             _, along = torch.func.jvp(self._function, (self._x.detach(),), (v,))
         return along.detach().reshape(-1)
 
-    def _multiply_back(self, u: torch.Tensor) -> torch.Tensor:
-        columns = [self._pulled(self._output, self._x, v) for v in u.unbind(1)]
-        columns = [
-            u.new_zeros(self.shape[1]) if column is None else column.reshape(-1)
-            for column in columns
-        ]
-        return torch.stack(columns, 1) if columns else u.new_zeros(self.shape[1], 0)
-
-    def _pulled(
-        self, output: torch.Tensor, source: torch.Tensor, v: torch.Tensor, **options: bool
-    ) -> torch.Tensor | None:
-        if not output.requires_grad:
-            return None
-        options = {"retain_graph": True, "allow_unused": True} | options
-        (gradient,) = torch.autograd.grad(output, source, v, **options)
-        return gradient
+    def _pulled(self, u: torch.Tensor) -> torch.Tensor:
+        gradient = _gradient(self._output, self._x, u)
+        return u.new_zeros(self.shape[1]) if gradient is None else gradient
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.shape[0]}x{self.shape[1]})"
@@ -87,18 +70,39 @@ class LocalMap(Jacobian):
         gates: Which piece every gate and selection is on, in the order in which they ran.
     """
 
-    def __init__(self, x: torch.Tensor, output: torch.Tensor, gates: tuple[Gate, ...]) -> None:
+    def __init__(
+        self,
+        x: torch.Tensor,
+        output: torch.Tensor,
+        gates: tuple[Gate, ...],
+        walls: Sequence[Callable | None],
+    ) -> None:
         self._unit = torch.zeros_like(output).reshape(-1).requires_grad_()
         # linear in the unit, so that its own gradient is the product with A
-        self._output = output.reshape(-1)
-        self._back = self._pulled(self._output, x, self._unit, create_graph=True)
+        self._back = _gradient(output.reshape(-1), x, self._unit, create_graph=True)
         super().__init__(x, output, None)
-        self.gates = gates
+        self.gates, self._walls = gates, walls
 
     def _pushed(self, v: torch.Tensor) -> torch.Tensor:
         if self._back is None:  # no path from the input to the output
             return v.new_zeros(self.shape[0])
-        return self._pulled(self._back, self._unit, v)
+        return _gradient(self._back, self._unit, v)
+
+    def region(self) -> Region:
+        r"""The inequalities $G x' \le h$ of the inputs x' at which all gates are as at x.
+
+        Returns:
+            A :class:`sparsemat.networks.Region`, whose rows are products with what the map holds.
+
+        Raises:
+            TypeError: The network chooses in a way that has no known linear inequalities, by
+                rounding numbers say, or by detached numbers that it changed; the message names the
+                choice and the part.
+
+        Source: chapter "A CNN as one matrix".
+        """
+        with torch.enable_grad():
+            return region(self._x, self.gates, self._walls)
 
     def same_piece(self, other: LocalMap) -> bool:
         """Whether all gates agree, so that both matrices and offsets are one."""
@@ -131,21 +135,22 @@ def local_map(model: nn.Module, *inputs: torch.Tensor) -> LocalMap:
 
     Raises:
         TypeError: There is no tensor of floating-point numbers, the output is none, an operation
-            is not piecewise linear in x, or a part has backward hooks; the message names the
-            operation and the part.
-        ValueError: A parameter has no values, or torch refuses x; with the path.
+            is not piecewise linear in x, random numbers are drawn, or a part or a tensor has
+            backward hooks; the message names the operation and the part.
+        ValueError: A parameter has no values, torch refuses x, or derivatives are off in
+            ``torch.inference_mode()``; with the path.
 
     Source: chapter "A CNN as one matrix".
     """
     require_values(model)
-    require_own_gradients(model)
+    require_gradients(model)
     x, arguments = flat(model, inputs)
     with torch.enable_grad():
         watch = Watch(x.requires_grad_(), model)
         with watch.watching():
             output = model(*arguments(x))
             watch.check(output)
-        return LocalMap(x, _output(output), tuple(watch.gates))
+        return LocalMap(x, _output(output), tuple(watch.gates), watch.walls)
 
 
 def jacobian(model: nn.Module, *inputs: torch.Tensor) -> Jacobian:
@@ -156,31 +161,44 @@ def jacobian(model: nn.Module, *inputs: torch.Tensor) -> Jacobian:
     differs from :func:`sparsemat.secant_map`, which tells how the output is made of the input.
 
     Args:
-        model: The network; its buffers stay as they are.
+        model: The network; its buffers and the random state stay as they are, and what it draws, in
+            dropout say, is drawn once for all products.
         inputs: As for :func:`sparsemat.local_map`.
 
     Returns:
         A :class:`sparsemat.networks.Jacobian` of shape ``(y.numel(), x.numel())``.
 
     Raises:
-        TypeError: There is no tensor of floating-point numbers, the output is none, or a part has
-            backward hooks.
-        ValueError: A parameter has no values, or torch refuses x; with the path.
+        TypeError: There is no tensor of floating-point numbers, the output is none, or a part or a
+            tensor has backward hooks.
+        ValueError: A parameter has no values, torch refuses x, or derivatives are off in
+            ``torch.inference_mode()``; with the path.
 
     Source: chapter "A CNN as one matrix".
     """
+    drawing = same_draws()
 
     def run(x: torch.Tensor) -> torch.Tensor:
         buffers = {name: value.clone() for name, value in model.named_buffers()}
-        return _output(torch.func.functional_call(model, buffers, tuple(arguments(x))))
+        with drawing():
+            return _output(torch.func.functional_call(model, buffers, tuple(arguments(x))))
 
     require_values(model)
-    require_own_gradients(model)
+    require_gradients(model)
     x, arguments = flat(model, inputs)
     with torch.enable_grad():
-        with running(model):
+        with running(model), Unhooked():
             output = run(x.requires_grad_())
         return Jacobian(x, output, run)
+
+
+def _gradient(
+    output: torch.Tensor, source: torch.Tensor, v: torch.Tensor, create_graph: bool = False
+) -> torch.Tensor | None:
+    if not output.requires_grad:
+        return None
+    options = {"retain_graph": True, "create_graph": create_graph, "allow_unused": True}
+    return torch.autograd.grad(output, source, v, **options)[0]
 
 
 def _output(output: torch.Tensor) -> torch.Tensor:

@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..convert.record import REFUSALS
+from .bends import CHOICES, GATES, PAIRS, POOLS, RANKS, Faces, Read, chosen, faces
 from .fixed import fixed
 from .inputs import is_numeric
-from .paths import running
+from .paths import HOOKS, running
 
 # linear in all their tensor arguments together
 LINEAR = """
-add sub rsub neg mean sum cat stack clone _to_copy copy constant_pad_nd index index_select gather
-roll flip repeat reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d im2col col2im
-avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d upsample_nearest1d
-upsample_nearest2d upsample_bilinear2d upsample_linear1d pixel_shuffle pixel_unshuffle _unsafe_view
-channel_shuffle fill zero where masked_fill index_add scatter_add
+add sub rsub neg mean sum cumsum cat stack clone _to_copy copy constant_pad_nd roll flip repeat
+index index_select index_put _index_put_impl index_add index_copy index_fill gather scatter_add
+masked_fill masked_scatter where fill zero tril triu slice_scatter select_scatter unsafe_split
+unsafe_split_with_sizes reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
+replication_pad2d replication_pad3d im2col col2im avg_pool2d avg_pool3d _adaptive_avg_pool2d
+_adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d
+_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d
+upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d pixel_shuffle pixel_unshuffle
+channel_shuffle _unsafe_view
 """
+# also in place: the same storage, seen otherwise
+VIEWS = "as_strided squeeze unsqueeze transpose t"
 # of the shape only
-CONSTANT = "new_zeros new_ones new_full zeros_like ones_like full_like"
+CONSTANT = """
+new_empty new_empty_strided new_zeros new_ones new_full zeros_like ones_like full_like empty_like
+rand_like randn_like randint_like
+"""
 # linear in each argument: at most one may depend on the input; of a quotient only the first
 BILINEAR = "mul mm bmm addmm baddbmm addmv mv dot convolution"
 NORMS = "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training"
-GATES = {
-    "relu": lambda x, *_: x > 0,
-    "abs": lambda x, *_: x.sign().to(torch.int8),  # at zero torch takes neither side's slope
-    "leaky_relu": lambda x, *_: x > 0,
-    "_prelu_kernel": lambda x, *_: x > 0,
-    "threshold": lambda x, bound, *_: x > bound,
-    "hardtanh": lambda x, low=-1, high=1, *_: (x > low).byte() + (x >= high).byte(),
-    "clamp": lambda x, low=None, high=None, *_: _between(x, low, high),
-    "clamp_min": lambda x, low, *_: _between(x, low, None),
-}
 # numbers of the input that leave torch, where nothing follows them
 READS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.__dlpack__)
-SELECTIONS = "max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d"
-LINEAR, CONSTANT, BILINEAR, NORMS, SELECTIONS = (
-    frozenset(names.split()) for names in (LINEAR, CONSTANT, BILINEAR, NORMS, SELECTIONS)
+CUTS = torch.Tensor.detach, torch.Tensor.detach_, torch.Tensor.data.__get__
+LINEAR, CONSTANT, BILINEAR, NORMS = (
+    frozenset(names.split()) for names in (LINEAR + VIEWS, CONSTANT, BILINEAR, NORMS)
 )
 
 
@@ -75,10 +78,13 @@ class Watch(TorchDispatchMode):
     def __init__(self, x: torch.Tensor, model: nn.Module) -> None:
         super().__init__()
         self.gates: list[Gate] = []
+        # for each of them what tells its inequalities
+        self.walls: list[Callable[[], Faces | None] | None] = []
         self.model, self.paths, self.refused = model, [""], ""
         # alive, so that no address comes twice
         self.kept: dict[int, torch.Tensor] = {}
         self.hidden: dict[int, torch.Tensor] = {}
+        self.attached: dict[int, torch.Tensor] = {}  # what was detached, as autograd knows it
         self.keep(x, False)
 
     @contextmanager
@@ -101,16 +107,24 @@ class Watch(TorchDispatchMode):
         depends = [self._among(self.kept, arg) for arg in given]
         name = function._schema.name.removeprefix("aten::")
         name = name.removesuffix("_") if not name.endswith("__") else name
-        gate = GATES[name](*args, **kwargs) if name in GATES and any(depends) else None
+        constant = name in CONSTANT or not any(depends)
+        seeded = torch.Tag.nondeterministic_seeded in function.tags and "attention" not in name
+        if constant and seeded:
+            self.note(f"{name} draws random numbers, so the network is no function of its input")
+        choices, arguments = [], None
+        if name in CHOICES and not constant:  # the function may write to what it reads
+            choices = _chosen(name, args, kwargs)
+            with torch._C.DisableTorchFunction():  # else what is read here counts as the network's
+                arguments = self._arguments(function, args, kwargs)
         result = function(*args, **kwargs)
-        if name in CONSTANT or not any(depends):
+        if constant:
             return result
         made = [out for out in _listed(result) if torch.is_tensor(out)]
         numbers = [out for out in made if is_numeric(out)]
         # a comparison, or the place of a maximum, is a choice
-        choices = [out for out in made if not is_numeric(out)]
-        choices += [] if gate is None else [gate]
+        choices += [out.clone() for out in made if not is_numeric(out)]  # it may be written to
         self.gates += [Gate(self.paths[-1], name, choice) for choice in choices]
+        self.walls += [arguments and partial(faces, name, arguments, choice) for choice in choices]
         if name == "_local_scalar_dense":
             self.refuse("item")
         if not numbers:
@@ -121,7 +135,7 @@ class Watch(TorchDispatchMode):
         ):
             self.refuse("detach")
         if not hidden:
-            self._check(function, name, args, kwargs, depends)
+            self._check(function, name, args, kwargs, depends, len(made) > 1)
         for out in numbers:
             self.keep(out, hidden)
         return result
@@ -143,8 +157,36 @@ class Watch(TorchDispatchMode):
             return any(self._among(tensors, part) for part in arg)
         return torch.is_tensor(arg) and arg.untyped_storage().data_ptr() in tensors
 
+    def _arguments(self, function: Any, args: tuple, kwargs: dict[str, Any]) -> dict | None:
+        """By name, with what autograd knows of those that depend on the input; None if nothing."""
+        expected = function._schema.arguments
+        named = {argument.name: argument.default_value for argument in expected}
+        named |= dict(zip(named, args, strict=False)) | kwargs
+        for key, value in named.items():
+            if torch.is_tensor(value):
+                kept = self._among(self.kept, value)
+                named[key] = self._read(value) if kept else value.detach().clone()
+        unknown = named["self"] is None or named.get("other", 0) is None
+        return None if unknown else named
+
+    def _read(self, x: torch.Tensor) -> Read | None:
+        value, whole = x.detach().clone(), self.attached.get(x.untyped_storage().data_ptr())
+        if whole is not None:
+            place = x.shape, x.stride(), x.storage_offset()
+            return None if whole._version else Read(value, lambda: _edge(whole, *place))
+        if x.grad_fn is None:
+            return None
+        edge = GradientEdge(x.grad_fn, x.output_nr, x)  # with its owner
+        return Read(value, lambda: edge)
+
     def _check(
-        self, function: Any, name: str, args: tuple, kwargs: dict[str, Any], depends: list[bool]
+        self,
+        function: Any,
+        name: str,
+        args: tuple,
+        kwargs: dict[str, Any],
+        depends: list[bool],
+        several: bool,
     ) -> None:
         good = name in LINEAR or function.is_view
         if name in BILINEAR:
@@ -153,8 +195,12 @@ class Watch(TorchDispatchMode):
             good = sum(pair) <= 1
         elif name == "div":
             good = not depends[1] and not kwargs.get("rounding_mode")
-        elif name in GATES or name in SELECTIONS:
+        elif name in GATES or name in POOLS:
             good = not any(depends[1:])
+        elif name in RANKS:
+            good = several  # a maximum over everything has no place
+        elif name in PAIRS:
+            good = True
         elif name in NORMS:
             good = not any(depends[1:]) and (name.endswith("no_training") or not args[5])
         if not good or not torch.is_grad_enabled():
@@ -163,9 +209,15 @@ class Watch(TorchDispatchMode):
     def refuse(self, name: str) -> None:
         """Note an operation of the part that is running, the first one."""
         blind = "" if torch.is_grad_enabled() else ", or is hidden from autograd"
+        self.note(
+            f"{name} of the input is not piecewise linear{blind}, so no matrix A(x) is the network "
+            "around x"
+        )
+
+    def note(self, reason: str) -> None:
+        """Note why there is no local map, with the part that is running; the first time."""
         self.refused = self.refused or (
-            f"{self.paths[-1] or type(self.model).__name__}: {name} of the input is not "
-            f"piecewise linear{blind}, so no matrix A(x) is the network around x; its Jacobian is "
+            f"{self.paths[-1] or type(self.model).__name__}: {reason}; its Jacobian is "
             "sparsemat.jacobian, its matrix with frozen gates sparsemat.secant_map"
         )
 
@@ -185,14 +237,21 @@ class _Attached(TorchFunctionMode):
         result = function(*args, **kwargs)
         if not any(self.watch._among(self.watch.kept, x) for x in (*args[1:], *kwargs.values())):
             result = fixed(function, args, kwargs, result)
-        if function in (*READS, torch.Tensor.register_hook) and self.watch._among(
-            self.watch.kept, args[0]
-        ):
+        if not (args and self.watch._among(self.watch.kept, args[0])):
+            return result
+        if function in READS:
             self.watch.refuse(function.__name__)
-        cuts = torch.Tensor.detach, torch.Tensor.detach_, torch.Tensor.data.__get__
-        if function in cuts and self.watch._among(self.watch.kept, args[0]):
-            result = result.clone()
+        if function in HOOKS:
+            self.watch.refuse(HOOKS[function])
+        if function is torch.Tensor.detach_:
             self.watch.keep(result, True)
+        elif function in CUTS:
+            with torch.enable_grad():
+                whole = args[0].clone()
+            result = whole.detach()
+            self.watch.keep(result, True)
+            if whole.requires_grad:
+                self.watch.attached[result.untyped_storage().data_ptr()] = whole
         return result
 
 
@@ -200,10 +259,15 @@ def _listed(result: Any) -> tuple | list:
     return result if isinstance(result, (tuple, list)) else (result,)
 
 
-def _between(x: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
-    piece = torch.zeros_like(x, dtype=torch.uint8)
-    # a bound is a piece of its own: torch's slope there depends on whether the bound is a tensor
-    for bound in (low, high):
-        if bound is not None:
-            piece += (x > bound).byte() + (x >= bound).byte()
-    return piece
+def _chosen(name: str, args: tuple, kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """What a gate chooses, where its result does not tell."""
+    x, *rest = args
+    if name in GATES:
+        return [chosen(x, GATES[name](*rest, **kwargs))]
+    return [(x > rest[0]).byte() + (x >= rest[0]).byte()] if name in PAIRS else []
+
+
+def _edge(whole: torch.Tensor, *place: Any) -> GradientEdge:
+    """Where autograd knows a view from."""
+    with torch.enable_grad():
+        return get_gradient_edge(whole.as_strided(*place))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -45,6 +46,22 @@ class RealMatrix(Matrix):
         return self  # nothing in it can change
 
     def _multiply_back(self, u: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class ByColumns(RealMatrix):
+    """A matrix of this kind that multiplies one vector at a time."""
+
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
+        return _stacked(self._pushed, x, self.shape[0])
+
+    def _multiply_back(self, u: torch.Tensor) -> torch.Tensor:
+        return _stacked(self._pulled, u, self.shape[1])
+
+    def _pushed(self, v: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _pulled(self, u: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
 
@@ -100,3 +117,11 @@ class Converted(RealMatrix):
         made = [multiply(p.to(self.matrix.device, self.matrix.dtype)) for p in parts]
         result = torch.complex(*made) if x.is_complex() else made[0]
         return result.to(self.device, self.dtype)
+
+
+def _stacked(
+    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, rows: int
+) -> torch.Tensor:
+    with torch.inference_mode(False):  # autograd takes no tensors of that mode
+        columns = [function(c.clone() if c.is_inference() else c) for c in x.unbind(1)]
+        return torch.stack(columns, 1) if columns else x.new_zeros(rows, 0)
