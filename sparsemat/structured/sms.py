@@ -19,7 +19,7 @@ def read_sms(path: str | Path) -> np.ndarray:
         path: The file.
 
     Returns:
-        Array of objects: ``fractions.Fraction``, zeros included.
+        The numbers as ``fractions.Fraction``, zeros included, in an array of objects.
 
     Raises:
         ValueError: The file has another form, an entry lies outside or comes twice, or the end is
