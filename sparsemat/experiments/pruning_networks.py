@@ -12,7 +12,7 @@ from ..layers.linear import SparseLinear
 from ..patterns.simple import mask_pattern
 from ..structured import BlockSparse, StructuredLinear
 from .models import count_parameters
-from .tiles import HEADS, Block
+from .tile_networks import HEADS, Block
 
 WIDTH, BLOCK = 512, 16
 CHARACTER_WIDTH, CHARACTER_BLOCK, DEPTH = 64, 8, 2
