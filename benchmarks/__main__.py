@@ -52,14 +52,8 @@ def main() -> None:
     """Run the chosen areas and print a line a case; a run of all of them writes the record."""
     known = [*AREAS, GROWTH]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("areas", nargs="*", help=f"any of {', '.join(known)}; all if none")
     parser.add_argument("--record", action="store_true", help="put these areas into the record")
-    parser.add_argument("--rounds", type=int, default=21, help="rounds a case (default 21)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
-    options = parser.parse_args()
-    unknown = sorted(set(options.areas) - set(known))
-    if unknown:
-        parser.error(f"unknown areas {unknown}; known: {sorted(known)}")
+    options = parsed(parser, known)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
 
@@ -91,6 +85,18 @@ def main() -> None:
     }
     write_json(path, record | grown)
     print(f"record: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+
+
+def parsed(parser: argparse.ArgumentParser, known: list[str]) -> argparse.Namespace:
+    """The command line, with areas out of the known ones, rounds and threads."""
+    parser.add_argument("areas", nargs="*", help=f"any of {', '.join(known)}; all if none")
+    parser.add_argument("--rounds", type=int, default=21, help="rounds a case (default 21)")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
+    options = parser.parse_args()
+    unknown = sorted(set(options.areas) - set(known))
+    if unknown:
+        parser.error(f"unknown areas {unknown}; known: {sorted(known)}")
+    return options
 
 
 def table(areas: list[str], rounds: int) -> list[dict]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .__main__ import AREAS
+from .__main__ import AREAS, parsed
 from .paired import FEWEST, LONGEST, WARM_UP
 from .timed import SEPARATOR
 
@@ -66,13 +66,7 @@ def main() -> None:
     """Print a line a case: milliseconds then and now, the median ratio and its quartiles."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.against", description=__doc__)
     parser.add_argument("checkout", type=Path, help="folder of the other checkout")
-    parser.add_argument("areas", nargs="*", help=f"any of {', '.join(AREAS)}; all if none")
-    parser.add_argument("--rounds", type=int, default=21, help="rounds a case (default 21)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
-    options = parser.parse_args()
-    unknown = sorted(set(options.areas) - set(AREAS))
-    if unknown:
-        parser.error(f"unknown areas {unknown}; known: {sorted(AREAS)}")
+    options = parsed(parser, [*AREAS])
     if not (options.checkout / "benchmarks" / "__main__.py").exists():
         parser.error(f"{options.checkout} is no checkout of this project: it has no benchmarks")
     header = "case", "baseline", "then ms", "now ms", "ratio", "quartiles", "control"

@@ -10,17 +10,13 @@ from scipy.sparse.linalg import svds
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import densenet
+from whole import Branching, made
 
 import sparsemat as sm
 
 
-class Own(nn.Module):
+class Own(Branching):
     """Functional calls, in-place gates, a residual sum, a concatenation, a maximum."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.act, self.head = nn.ReLU(inplace=True), nn.Linear(32, 5)
 
     def forward(self, x):
         y = self.act(self.norm(self.conv(x)))
@@ -46,16 +42,6 @@ NETWORKS = {
     ),
 }
 each = pytest.mark.parametrize("make, shape", NETWORKS.values(), ids=NETWORKS)
-
-
-def made(make, shape):
-    torch.manual_seed(0)
-    module = make().double().eval()
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.1)
-            part.running_var.uniform_(0.5, 2)
-    return module, torch.randn(shape, dtype=torch.float64)
 
 
 @each

@@ -8,6 +8,7 @@ from scipy.sparse.linalg import spsolve_triangular
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import densenet, mobilenetv2
+from whole import Branching, with_statistics
 
 import sparsemat as sm
 from sparsemat.networks.gates import SLOPES
@@ -16,13 +17,8 @@ from sparsemat.networks.piecewise import GATES
 DOUBLE = {"dtype": torch.float64}
 
 
-class Residual(nn.Module):
+class Residual(Branching):
     """A residual sum, a concatenation, padding, functional and in-place gates, writes to slices."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.act, self.head = nn.ReLU(inplace=True), nn.Linear(32, 5)
 
     def forward(self, x):
         y = self.act(self.norm(self.conv(x)))
@@ -151,10 +147,7 @@ def made(name):
     model = make().double()
     if "training" not in name:
         model.eval()
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.1)
-            part.running_var.uniform_(0.5, 2)
+    with_statistics(model)
     if hasattr(model, "heads"):
         nn.init.normal_(model.heads.head.weight)  # torchvision's starts at zero
     return model, torch.randn(shape, **DOUBLE)

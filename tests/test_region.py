@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from whole import Branching, made
 
 import sparsemat as sm
 
@@ -19,13 +20,8 @@ class Of(nn.Module):
         return self.function(*inputs)
 
 
-class Residual(nn.Module):
+class Residual(Branching):
     """An in-place gate, a residual sum, a concatenation, maxima, two bends an entry."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.act, self.head = nn.ReLU(inplace=True), nn.Linear(32, 5)
 
     def forward(self, x):
         y = self.act(self.norm(self.conv(x)))
@@ -94,16 +90,6 @@ NETWORKS = {
     "largest": (lambda: Of(lambda x: x.topk(2, -1)[0] - x.topk(3, -1, False)[0][:, :2]), (6,)),
 } | {name: (lambda layer=layer: layer, shape) for name, (layer, shape) in POOLS.items()}
 each = pytest.mark.parametrize("make, shape", NETWORKS.values(), ids=NETWORKS)
-
-
-def made(make, shape):
-    torch.manual_seed(0)
-    module = make().double().eval()
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.1)
-            part.running_var.uniform_(0.5, 2)
-    return module, torch.randn(shape, **DOUBLE)
 
 
 def leaving(region, x, along):

@@ -102,9 +102,9 @@ class StepBlocks(Blocks):
             params = self.tables.params(slice(first, first + prod(groups[1])))
             params = params.reshape(len(params), outputs, *every_slot[1])
             shared: dict[tuple, list[StepBlock]] = {}
-            for part, places in every(vectors, boxes(lengths, most)):
-                slots = self._present(groups, places)
-                block = self._block(layout, groups, slots, places, part)
+            places = [(box, self._present(groups, box)) for box in boxes(lengths, most)]
+            for part, (box, slots) in every(vectors, places):
+                block = self._block(layout, groups, slots, box, part)
                 shared.setdefault(tuple(map(tuple, slots)), []).append(block)
             for box, blocks in shared.items():
                 kept = tuple(slice(at, at + size) for at, size in zip(*box, strict=True))

@@ -73,25 +73,24 @@ class TileSequential(nn.Sequential):
         """
         first = self._tile_layers()[0]
         first.check(x)
-        tokens = x.shape[-2]
-        filled = fill_tiles(x, first.bases.tile)
+        tokens, tile = x.shape[-2], first.bases.tile
+        filled = fill_tiles(x, tile)
         real = None
         if filled.shape[-2] != tokens:
             real = torch.arange(filled.shape[-2], device=x.device) < tokens
             real = real.expand(filled.shape[:-1]).reshape(-1, 1)
         rows = filled.reshape(-1, x.shape[-1])
         if is_differentiated(rows, *self.parameters()):
-            y = self._through(rows, real)
+            y = self._through(rows, real, tile)
         else:  # blocks of rows do not meet, and small ones stay in cache
-            step = BLOCK_ROWS // first.bases.tile * first.bases.tile
+            step = BLOCK_ROWS // tile * tile
             parts = rows.split(step)
             reals = [None] * len(parts) if real is None else real.split(step)
-            y = torch.cat([self._through(*part) for part in zip(parts, reals, strict=True)])
+            y = torch.cat([self._through(*part, tile) for part in zip(parts, reals, strict=True)])
         return y.reshape(*filled.shape[:-1], y.shape[-1])[..., :tokens, :]
 
-    def _through(self, rows: Tensor, real: Tensor | None) -> Tensor:
+    def _through(self, rows: Tensor, real: Tensor | None, tile: int) -> Tensor:
         """All layers; what fills a tile up is zero for each of them."""
-        tile = self._tile_layers()[0].bases.tile
         tiles = to_tiles(rows, tile)
         real = None if real is None else to_tiles(real.expand(-1, tile), tile)
         for layer in self:
