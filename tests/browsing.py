@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tools"))
-from pdf import browser_path  # noqa: E402
+from pdf import browser_path, chromium  # noqa: E402, F401
 
 HTML = ROOT / "_build" / "html"
 PAGES = sorted(

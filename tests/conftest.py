@@ -5,7 +5,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
-from browsing import HTML, browser_path
+from browsing import HTML, chromium
 from hypothesis import settings
 
 # The same examples in every run, and no clock: a busy machine must not fail a test.
@@ -53,12 +53,5 @@ class Patient:
 
 @pytest.fixture(scope="session")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # no sandbox: CI runs as root; the pages are our own
-        chromium = playwright.chromium.launch(
-            executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield Patient(chromium)
-        chromium.close()
+    with chromium() as running:
+        yield Patient(running)

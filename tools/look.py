@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from urllib.parse import unquote, urlsplit
 
-from pdf import browser_path
+from pdf import browser_path, chromium
 
 HTML = Path(__file__).resolve().parent.parent / "_build" / "html"
 FORMS = [(width, theme) for width in (1280, 390) for theme in ("light", "dark")]
@@ -98,20 +98,14 @@ def sheets(browser, folder: Path, names: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    from playwright.sync_api import sync_playwright
-
     if not arguments or arguments[0] not in ("speed", "sheets") or browser_path() is None:
         print(__doc__ if browser_path() else "no Chromium is installed", file=sys.stderr)
         return 2
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu"]
-        )
+    with chromium() as browser:
         if arguments[0] == "speed":
             speed(browser, arguments[1:])
         else:
             sheets(browser, Path(arguments[1]), arguments[2:])
-        browser.close()
     return 0
 
 

@@ -10,8 +10,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTLE = """async () => {
@@ -36,6 +42,20 @@ def browser_path() -> str | None:
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """That Chromium, running."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # no sandbox: CI runs as root; the pages are our own
+        browser = playwright.chromium.launch(
+            executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
 def printed(page: Path, pdf: Path) -> Path:
     """Print one HTML file, with its fonts and pictures there and everything folded open.
 
@@ -46,15 +66,9 @@ def printed(page: Path, pdf: Path) -> Path:
     Raises:
         FileNotFoundError: There is no Chromium.
     """
-    from playwright.sync_api import sync_playwright
-
     if browser_path() is None:
         raise FileNotFoundError("printing needs Chromium, and none is installed")
-    with sync_playwright() as playwright:
-        # no sandbox: CI runs as root; the pages are our own
-        browser = playwright.chromium.launch(
-            executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu"]
-        )
+    with chromium() as browser:
         opened = browser.new_page()
         opened.set_default_timeout(LIMIT)
         opened.goto(page.resolve().as_uri(), wait_until="load")
@@ -71,7 +85,6 @@ def printed(page: Path, pdf: Path) -> Path:
             header_template="<span></span>",
             footer_template=FOOTER,
         )
-        browser.close()
     return pdf
 
 
