@@ -20,6 +20,12 @@ ICON = re.compile(r"((?:\.fa-[\w-]+::?before,?)+)\{content:\"\\([0-9a-f]+)\"\}")
 ICON_NAME = re.compile(r"fa-([\w-]+)")
 GLYPH = re.compile(r"\"\\(f[0-9a-f]{3})\"")  # style sheets name some by code,
 LITERAL = re.compile("[\ue000-\uf8ff]")  # and hold others as they are
+# A cell that prints Markdown has no captions: a line in italics before a table is one.
+ITALICS = re.compile(
+    r'<p><em>(?P<caption>[^<]*)</em></p>\s*'
+    r'(?P<table>(?:<div class="pst-scrollable-table-container">)?<table class="table"[^>]*>)\s*'
+    r"(?!\s*<caption>)"
+)
 TABLE = re.compile(
     r'<table class="table"[^>]*>\s*(?:<caption>.*?</caption>\s*)?'
     r"<thead>(?P<head>.*?)</thead>\s*<tbody>(?P<body>.*?)</tbody>",
@@ -57,7 +63,8 @@ def finish(app, error) -> None:
     used = set()
     for path in out.rglob("*.html"):
         text = path.read_text()
-        mended = TABLE.sub(as_cards, UNUSED.sub("", text))
+        mended = ITALICS.sub(r"\g<table><caption>\g<caption></caption>", UNUSED.sub("", text))
+        mended = TABLE.sub(as_cards, mended)
         mended = NUMBERED.sub(name_numbers, mended)
         for wrong, right in MENDED:
             mended = wrong.sub(right, mended)
