@@ -22,7 +22,7 @@ GLYPH = re.compile(r"\"\\(f[0-9a-f]{3})\"")  # style sheets name some by code,
 LITERAL = re.compile("[\ue000-\uf8ff]")  # and hold others as they are
 # A cell that prints Markdown has no captions: a line in italics before a table is one.
 ITALICS = re.compile(
-    r'<p><em>(?P<caption>[^<]*)</em></p>\s*'
+    r"<p><em>(?P<caption>[^<]*)</em></p>\s*"
     r'(?P<table>(?:<div class="pst-scrollable-table-container">)?<table class="table"[^>]*>)\s*'
     r"(?!\s*<caption>)"
 )
