@@ -37,6 +37,7 @@ NUMBERED = re.compile(
 NUMBER = re.compile(r'<th (?=[^>]*class="number")(?=[^>]*scope="row")')
 HEADING = re.compile(r"<th[^>]*>(.*?)</th>", re.DOTALL)
 CELL = re.compile(r"<(tr|td)(?=[ >])")
+FIRST_NUMBER = re.compile(r"(<tr[^>]*><td)(?=[^>]*><p>[\d.]+</p></td>)")
 MANY = 3  # columns, which a phone has no room for
 # What the theme and the extensions write that a screen reader cannot use.
 MENDED = (
@@ -89,6 +90,7 @@ def as_cards(match: re.Match) -> str:
         return f'{cell[0]} data-label="{headings[column]}"' if column > 0 else cell[0]
 
     body = CELL.sub(labelled, match["body"])
+    body = FIRST_NUMBER.sub(rf'\1 data-label="{headings[0]}"', body)
     whole = match[0].replace(match["body"], body, 1)
     return whole.replace('class="table"', 'class="table cards"', 1)
 
