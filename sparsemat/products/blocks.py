@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from itertools import pairwise
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,7 +95,7 @@ class Blocks(ABC):
     ) -> None:
         """Write the product of the dense matrices and the gathered rows to y."""
         target = self.part(y, block)
-        if target.ndim == 3 and (len(weights) == 1 or gathered.shape[2] >= WIDE):
+        if target.ndim == 3 and (weights.shape[0] == 1 or gathered.shape[2] >= WIDE):
             torch.bmm(weights, gathered, out=target)
         else:
             # torch has a batched product only where the result is contiguous
@@ -168,13 +169,13 @@ class IndexBlocks(Blocks):
         """The rows, entry by entry."""
         groups, slots, positions = block.shape
         n = x.shape[1]
-        rows = buffer[: len(block.index) * n]
+        rows = buffer[: prod(block.shape) * n].view(groups, slots, positions * n)
         torch.index_select(x, 0, block.index, out=rows.view(-1, n))
-        return rows.view(groups, slots, positions * n)
+        return rows
 
     def copied(self, block: IndexBlock, vectors: int) -> int:
         """All of them."""
-        return len(block.index) * vectors
+        return prod(block.shape) * vectors
 
     def part(self, y: torch.Tensor, block: IndexBlock) -> torch.Tensor:
         """The rows of contiguous y; a copy where they are no progression."""

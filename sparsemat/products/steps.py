@@ -133,9 +133,9 @@ class StepBlocks(Blocks):
         view = x.as_strided(sizes, strides, x.storage_offset() + first)
         if block.is_view:
             return view
-        rows = buffer[: prod(sizes)]
+        rows = buffer[: prod(sizes)].view(block.shape)
         rows.view(sizes).copy_(view)
-        return rows.view(block.shape)
+        return rows
 
     def copied(self, block: StepBlock, vectors: int) -> int:
         """All of them, or none."""
