@@ -14,8 +14,8 @@ from .indices import constant
 from .layout import Layout
 from .tables import Tables, UntiedTables
 
-# gathered at once: what a core's cache holds; elsewhere few launches count
-BLOCK_BYTES = {"cpu": 1 << 20}
+# gathered at once: what the caches of the cores hold; elsewhere few launches count
+CORE_BYTES = {"cpu": 1 << 20}
 LARGE_BLOCK_BYTES = 1 << 28
 MOST_WIDTHS = 16  # widths of vectors whose tables are kept
 WIDE = 256  # columns from which matrices are multiplied as fast one by one as all at once
@@ -149,8 +149,7 @@ class IndexBlocks(Blocks):
     def runs(self, x: torch.Tensor, layout: Layout) -> list[Run]:
         """The blocks for such vectors, kept for the last widths and devices."""
         groups, _, slots, positions = self.sizes
-        most = BLOCK_BYTES.get(x.device.type, LARGE_BLOCK_BYTES)
-        many = max(1, most // (slots * max(1, layout.vectors) * x.element_size()))
+        many = max(1, block_bytes(x.device) // (slots * max(1, layout.vectors) * x.element_size()))
         step_l = min(positions, many)
         step_g = min(groups, max(1, many // positions))
 
@@ -235,6 +234,13 @@ class IndexBlocks(Blocks):
                 rows = self.first_row + groups.start * group + start * position
             runs[key].blocks.append(IndexBlock(cols.shape, constant(index, device), rows))
         return list(runs.values())
+
+
+def block_bytes(device: torch.device) -> int:
+    """Bytes of a block; on a CPU every thread takes a share of it to its own cache."""
+    if device.type not in CORE_BYTES:
+        return LARGE_BLOCK_BYTES
+    return CORE_BYTES[device.type] * torch.get_num_threads()
 
 
 def slice_or_indices(params: np.ndarray, device: torch.device) -> slice | torch.Tensor:
