@@ -138,6 +138,13 @@ def test_a_proof_has_one_end(path):
     assert "\\square" not in path.read_text()  # the notebooks' proofs have a mark already
 
 
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "book" / "claims.yml"], ids=lambda path: path.stem)
+def test_sizes_have_no_spaces_and_no_signs(path):
+    text = path.read_text()
+    prose = readable.CODE.sub("", text) + "".join(re.findall("^ +caption: .*$", text, re.MULTILINE))
+    assert re.findall(r"\d ?\u00d7 ?\d|\d x \d", prose) == []
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_a_table_in_the_text_has_a_caption(path):
     text = readable.CODE.sub("", path.read_text())
@@ -155,7 +162,7 @@ def test_the_book_shows_an_output_in_its_own_markup(book):
     text = ":::{table} Of {prf:ref}`thm-a`.\n\n| a |\n|---|\n\n:::"
     assert not readable.MARKUP.search(book.output(text)["text/markdown"])
     (book.root / "notebooks").mkdir()
-    page = "---\njupytext:\n---\n\n```{code-cell}\nshow()\n```\n"
+    page = "```{code-cell}\nshow()\n```\n"
     (book.root / "book" / "page.md").write_text(page)
     cell = nbformat.v4.new_code_cell("show()")
     cell.outputs = [nbformat.v4.new_output("display_data", book.output(text))]
