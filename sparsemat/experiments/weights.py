@@ -39,17 +39,8 @@ def keep(record_path: Path, checkpoint: Path, results: Path, words: int | None =
         ValueError: The checkpoint is missing, its weights are not those of the record, or words
             are asked for of another network, or a number that it cannot keep.
     """
-    run, state = records.read(record_path), checkpoints.read(checkpoint)
-    if state is None:
-        raise ValueError(f"{record_path} needs the checkpoint of its run, got no {checkpoint}")
-    model = _build(run)
-    model.load_state_dict(state["model"])
-    found = training.weights_sha256(model)
-    if found != run["weights_sha256"]:
-        raise ValueError(
-            f"the weights must be the record's, {run['weights_sha256']}, but {checkpoint} has "
-            f"{found}"
-        )
+    run = records.read(record_path)
+    model = restored(run, checkpoint)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"record": json.dumps(run)}
     if words is not None:
@@ -63,6 +54,32 @@ def keep(record_path: Path, checkpoint: Path, results: Path, words: int | None =
     with atomic(path) as partial:
         save_file(tensors, partial, metadata=metadata)
     return path
+
+
+def restored(run: dict, checkpoint: Path) -> nn.Module:
+    """The network of a run at the end of its training.
+
+    Args:
+        run: The record.
+        checkpoint: Its last checkpoint.
+
+    Raises:
+        ValueError: The checkpoint is missing, or its weights are not those of the record.
+    """
+    state = checkpoints.read(checkpoint)
+    if state is None:
+        raise ValueError(
+            f"{records.name_of(run)} needs the checkpoint of its run, got no {checkpoint}"
+        )
+    model = _build(run)
+    model.load_state_dict(state["model"])
+    found = training.weights_sha256(model)
+    if found != run["weights_sha256"]:
+        raise ValueError(
+            f"the weights must be the record's, {run['weights_sha256']}, but {checkpoint} has "
+            f"{found}"
+        )
+    return model
 
 
 def load(results: Path | str, name: str) -> nn.Module:
