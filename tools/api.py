@@ -59,6 +59,8 @@ class Api(SphinxDirective):
         found = self.parse_text_to_nodes("\n".join(["```{eval-rst}", *text, "```"]))
         for table in [table for node in found for table in node.findall(nodes.table)]:
             table.insert(0, nodes.title("", f"Names in {name}."))
+            for text in list(table.findall(nodes.Text)):  # signatures may break between arguments
+                text.parent.replace(text, nodes.Text(text.replace("\u00a0", " ")))
         return found
 
 

@@ -33,6 +33,11 @@ def titles() -> dict[str, str]:
     return {n: re.search(r"^# (.+)$", text, re.MULTILINE)[1] for n, text in texts.items()}
 
 
+def day(date: str | None) -> str | None:
+    """A date that keeps to one line."""
+    return date[:10].replace("-", "\u2011") if date else None
+
+
 def machine(device: dict) -> str:
     threads = device.get("threads")
     return device["name"] + (f", {threads} thread{'s'[: threads > 1]}" if threads else "")
@@ -57,7 +62,7 @@ def times() -> tuple[list[dict], dict[str, str], str]:
             "seconds": known[name]["seconds"],
             "device": machine(known[name]["device"]),
             "torch": known[name]["versions"]["torch"],
-            "date": known[name]["date"],
+            "date": day(known[name]["date"]),
         }
         for name, title in named.items()
         if name in known
@@ -98,7 +103,7 @@ def runs() -> tuple[list[dict], dict[str, str], str]:
             "hours": sum(record["seconds"] for record in found) / 3600,
             "device": device,
             "torch": torch,
-            "date": max(record["date"] or "" for record in found) or None,
+            "date": day(max(record["date"] or "" for record in found)),
         }
         for (experiment, device, torch), found in sorted(
             groups.items(), key=lambda item: list(EXPERIMENTS).index(item[0][0])
@@ -123,7 +128,7 @@ def benchmarks() -> tuple[list[dict], dict[str, str], str]:
                     "device": machine({"name": device["processor"], "threads": device["threads"]}),
                     "torch": record["versions"]["torch"],
                     "commit": how["commit"][:8],
-                    "date": how["date"][:10],
+                    "date": day(how["date"]),
                 }
             )
     heads = {"area": "area", "cases": "cases", "device": "device", "torch": "version of torch"}
