@@ -25,6 +25,10 @@ LOOK = """async () => {
         fonts: [...document.fonts].filter(font => font.status === 'error').map(font => font.family),
         lost: images.filter(image => !image.naturalWidth).map(image => image.src),
         width: document.scrollingElement.scrollWidth,
+        unsaid: [...document.querySelectorAll('article :is(figure, pre, .table-scroll)')]
+            .filter(box => box.scrollWidth > box.clientWidth + 1 && !box.matches('.scrolls')
+                && getComputedStyle(box).overflowX !== 'visible')
+            .map(box => box.textContent.trim().slice(0, 60)),
         cut: [...document.querySelectorAll('article .scrolls')].map(box => box.textContent.trim()),
     };
 }"""
@@ -65,6 +69,7 @@ def test_page(browser, site, name, screen):
     assert seen["fonts"] == []
     assert seen["lost"] == []
     assert seen["width"] <= SCREENS[screen], "the page scrolls sideways"
+    assert seen["unsaid"] == [], "scrolls, and shows no hint"
     if screen == "desk":
         assert [text[:60] for text in seen["cut"]] == [], "wider than their boxes"
     # Pictures are transparent; a box behind them would glare on the dark page.
