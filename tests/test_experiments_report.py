@@ -41,9 +41,22 @@ def test_the_summary_has_a_row_a_variant():
     assert table["accuracy"].tolist() == [91.0, 91.0]
     assert table["spread"].iloc[0] == pytest.approx(2**0.5) and np.isnan(table["spread"].iloc[1])
     assert table["paper"].tolist() == [90.60, 92.48]
+    untied = report.summary([*found, made_up("untied", 0, 89.0)]).loc["untied"]
+    assert untied[["paper", "paper epoch"]].isna().all()  # the paper trained no such network
     assert report.run_curves(found, seed=1) == {"native": [92.0]}
     assert list(report.run_curves(found[::-1])) == ["native", "tied"]
     assert report.costs(found)["peak MiB"].tolist() == [3.0, 3.0]
+
+
+def test_runs_end_with_their_losses():
+    found = [made_up("tied", 0, 91.0), made_up("native", 0, 90.0), made_up("native", 1, 92.0)]
+    found[0]["last"]["train_loss"] = 0.25
+    table = report.ends(found)
+    assert list(table.index) == ["native", "tied"]
+    assert list(table.columns) == ["train_loss", "test_loss", "accuracy"]
+    assert table.loc["tied", "train_loss"] == 0.25
+    assert table["accuracy"].tolist() == [90.0, 91.0]
+    assert report.ends(found, seed=1)["accuracy"].to_dict() == {"native": 92.0}
 
 
 def test_a_metric_is_relative_to_the_native_run_with_the_same_seed():

@@ -1,6 +1,7 @@
 """Kept weights: those of the record, and nearest tied matrices."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import sparsemat as sm
 from sparsemat.experiments import datasets, runs, training, weights
 from sparsemat.experiments.__main__ import main
+from sparsemat.experiments.configurations import EXPERIMENTS
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +88,50 @@ def test_words_that_are_not_there_are_refused(reader, words):
         weights.keep(path, folder / f"{path.stem}-quick.ckpt", folder, words=words)
 
 
+@pytest.fixture(scope="module")
+def language(tmp_path_factory):
+    """A folder with record and checkpoint of a short run on running text, with two clusters."""
+    folder = tmp_path_factory.mktemp("language")
+    quick = EXPERIMENTS["wikitext-2"].profiles["quick"]
+    network = replace(quick.network, cuts=(500, 1000))
+    sample = datasets.load(quick.dataset)
+    small = replace(sample, train=tuple(part[:48] for part in sample.train))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(datasets.DATASETS, quick.dataset, lambda: small)
+        profiles = EXPERIMENTS["wikitext-2"].profiles
+        patch.setitem(profiles, "quick", replace(quick, network=network))
+        yield folder, runs.run("wikitext-2", "tied", device="cpu", runs=folder)[1]
+
+
+@pytest.mark.parametrize("words", [500, 1000])
+def test_whole_clusters_keep_the_probabilities_among_their_words(language, words):
+    folder, path = language
+    checkpoint = folder / f"{path.stem}-quick.ckpt"
+    weights.keep(path, checkpoint, folder)
+    whole = weights.load(folder, path.stem).double()
+    weights.keep(path, checkpoint, folder, words=words)
+    part = weights.load(folder, path.stem).double()
+    sample = datasets.load("wikitext-2-sample")
+    assert weights.vocabulary(folder, path.stem) == sample.vocabulary[:words]
+    x = torch.arange(64)[None] % words
+    probability = torch.stack(
+        [(-whole(x, torch.full_like(x, word))).exp()[0] for word in range(words)], 1
+    )
+    given = probability / probability.sum(1, keepdim=True)
+    for word in (0, 3, words - 1):
+        kept = (-part(x, torch.full_like(x, word))).exp()[0]
+        torch.testing.assert_close(kept, given[:, word])
+
+
+def test_a_part_of_a_cluster_is_refused(language):
+    folder, path = language
+    with pytest.raises(ValueError, match=r"one of the network's cuts \(500, 1000\), got 700"):
+        weights.keep(path, folder / f"{path.stem}-quick.ckpt", folder, words=700)
+
+
 def test_words_of_a_series_are_refused(kept):
     results, folder, name = kept
-    with pytest.raises(ValueError, match="words can be kept of a classifier of texts, got etth1"):
+    with pytest.raises(ValueError, match="words can be kept of a network of texts, got etth1"):
         weights.keep(results / name, folder / "etth1-tied-0-quick.ckpt", results, words=1)
 
 

@@ -388,8 +388,9 @@ def test_blocks_are_large_where_launches_count(monkeypatch):
         product = GatherProduct.of(pattern)
         return sum(len(run.blocks) for run in product.blocks.runs(x, product.blocks.layout(x)))
 
+    monkeypatch.setitem(blocks.CORE_BYTES, "cpu", 1 << 14)
     assert launches() > 5
-    monkeypatch.delitem(blocks.BLOCK_BYTES, "cpu")
+    monkeypatch.delitem(blocks.CORE_BYTES, "cpu")
     assert launches() == 1
 
 
@@ -411,7 +412,7 @@ STEPS = {
 def test_regular_steps_read_views_in_the_layout_of_the_vectors(
     pattern, batch_first, size, monkeypatch
 ):
-    monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", size)
+    monkeypatch.setitem(blocks.CORE_BYTES, "cpu", size)
     product = GatherProduct.of(pattern)
     assert isinstance(product.blocks, StepBlocks)
     torch.manual_seed(0)

@@ -124,6 +124,13 @@ def _disagreements(options: argparse.Namespace) -> int:
     return 0
 
 
+def _learned(options: argparse.Namespace) -> int:
+    from . import learned
+
+    print(learned.collect(options.results, options.runs, options.names))
+    return 0
+
+
 def _superseded(options: argparse.Namespace) -> int:
     from . import history
     from .files import write_json
@@ -195,6 +202,14 @@ def _parser() -> argparse.ArgumentParser:
     differ.add_argument("names", nargs="+", metavar="NAME", help="such as mnist-tied-3")
     differ.add_argument("--results", **results)
     differ.set_defaults(command=_disagreements)
+
+    learned = commands.add_parser(
+        "learned", help="keep filters and right answers of image runs, one a variant"
+    )
+    learned.add_argument("names", nargs="+", metavar="NAME", help="such as cifar10-tied-0")
+    learned.add_argument("--runs", **runs)
+    learned.add_argument("--results", **results)
+    learned.set_defaults(command=_learned)
 
     superseded = commands.add_parser("superseded", help="list replaced runs from the git history")
     superseded.add_argument("--results", **results)

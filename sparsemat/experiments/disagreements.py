@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import datasets, records, weights
 from .configurations import EXPERIMENTS
@@ -40,25 +40,47 @@ def collect(results: Path, names: Sequence[str]) -> Path:
     prints = {record["data"]["fingerprint"] for record in found}
     if len(prints) != 1 or {record["metric"] for record in found} != {"accuracy"}:
         raise ValueError(f"the runs must classify the same data, got {', '.join(names)}")
-    experiment, profile = found[0]["experiment"], found[0]["profile"]
-    images, truth = datasets.load(EXPERIMENTS[experiment].profiles[profile].dataset).test
-    answers = []
-    for name, record in zip(names, found, strict=True):
-        model = weights.load(results, name)
-        answers.append(torch.cat([model(x).argmax(1) for x in images.split(EVALUATION_BATCH)]))
-        accuracy = 100 * (answers[-1] == truth).double().mean().item()
-        if abs(accuracy - record["last"]["accuracy"]) > ROUNDED:
-            expected = record["last"]["accuracy"]
-            raise ValueError(f"{name} must reach its record's {expected}, got {accuracy}")
-    given = torch.stack(answers, 1)
+    images, truth = tested(found[0])
+    given = torch.stack(
+        [answers(weights.load(results, n), r) for n, r in zip(names, found, strict=True)], 1
+    )
     (at,) = (given != given[:, :1]).any(1).nonzero(as_tuple=True)
     right = (given == truth[:, None]).sum(0)
     kept = {"index": at, "truth": truth[at], "answers": given[at], "right": right}
-    path = results / weights.FOLDER / f"{experiment}-disagreements.safetensors"
+    path = results / weights.FOLDER / f"{found[0]['experiment']}-disagreements.safetensors"
     with atomic(path) as partial:
         tensors = {name: tensor.contiguous() for name, tensor in kept.items()}
         save_file(tensors | {"images": images[at]}, partial, metadata={"names": " ".join(names)})
     return path
+
+
+def tested(record: dict) -> tuple[Tensor, Tensor]:
+    """The test images of a run and their classes."""
+    profile = EXPERIMENTS[record["experiment"]].profiles[record["profile"]]
+    return datasets.load(profile.dataset).test
+
+
+@torch.no_grad()
+def answers(model: nn.Module, record: dict) -> Tensor:
+    """The classes that the network of a run answers for its test images.
+
+    Args:
+        model: The network, for evaluation.
+        record: The run's record.
+
+    Returns:
+        Tensor of shape ``(N,)``.
+
+    Raises:
+        ValueError: They do not reach the record's accuracy.
+    """
+    images, truth = tested(record)
+    given = torch.cat([model(x).argmax(1) for x in images.split(EVALUATION_BATCH)])
+    accuracy, expected = 100 * (given == truth).double().mean().item(), record["last"]["accuracy"]
+    if abs(accuracy - expected) > ROUNDED:
+        name = records.name_of(record)
+        raise ValueError(f"{name} must reach its record's {expected}, got {accuracy}")
+    return given
 
 
 def read(results: Path | str, experiment: str) -> dict[str, Tensor]:

@@ -55,6 +55,10 @@ _RESULTS = {
     "wikitext-2": ((None, 26), (None, 24)),
     "ptb": ((None, 54), (None, 56)),
 }
+SIDES = {  # which of the paper's two networks a variant may be; any other is neither
+    **{"native": "native", "native-linear": "native"},
+    **{"tied": "matrix", "tied-linear": "matrix"},
+}
 RESULTS = {
     name: {
         side: {"metric": metric, "epoch": epoch}

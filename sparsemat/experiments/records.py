@@ -14,6 +14,7 @@ import numpy as np
 from .configurations import EXPERIMENTS, Configuration
 from .files import write_json
 from .models import Network
+from .paper import SIDES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ FIELDS = (
     *("nonzeros", "curve", "best", "last", "weights_sha256", "seconds", "peak_mebibytes"),
     *("device", "versions", "commit"),
 )
+_UNSTATED = {"metric": None, "epoch": None}  # of a network that the paper does not have
 
 
 def write(record: dict, folder: Path) -> Path:
@@ -177,7 +179,8 @@ def table(found: list[dict]) -> pd.DataFrame:
         A frame in the order of ``EXPERIMENTS``, whose ``metric`` is the mean over seeds of the
         result (:func:`result`) and ``spread`` its standard deviation, missing for a single seed;
         ``epoch`` is the mean epoch of the result and ``best epoch`` of the best test metric; the
-        paper's numbers are missing where its text lacks them.
+        paper's numbers are missing where its text lacks them, and beside variants that are not
+        its networks (``paper.SIDES``).
 
     Raises:
         ValueError: Two runs of one row differ in more than the seed.
@@ -187,9 +190,8 @@ def table(found: list[dict]) -> pd.DataFrame:
     rows = []
     for key, group in groups(found):
         first = group[0]
-        paper = EXPERIMENTS[key.experiment].paper[
-            "native" if key.variant.startswith("native") else "matrix"
-        ]
+        stated = EXPERIMENTS[key.experiment].paper.get(SIDES.get(key.variant), _UNSTATED)
+        stated = pd.Series(stated, dtype=float)  # what is missing is NaN
         metrics = np.array([result(record)[record["metric"]] for record in group])
         seconds = [epoch["seconds"] for record in group for epoch in record["curve"]]
         rows.append(
@@ -201,11 +203,11 @@ def table(found: list[dict]) -> pd.DataFrame:
                 "name": first["metric"],
                 "metric": metrics.mean(),
                 "spread": metrics.std(ddof=1) if len(group) > 1 else np.nan,
-                "paper": np.nan if paper["metric"] is None else paper["metric"],
+                "paper": stated["metric"],
                 "epochs": np.mean([record["last"]["epoch"] for record in group]),
                 "epoch": np.mean([result(record)["epoch"] for record in group]),
                 "best epoch": np.mean([record["best"]["epoch"] for record in group]),
-                "paper epoch": paper["epoch"],
+                "paper epoch": stated["epoch"],
                 "parameters": first["parameters"],
                 "nonzeros": first["nonzeros"],
                 "seconds an epoch": float(np.median(seconds)),

@@ -14,8 +14,8 @@ from .configurations import EXPERIMENTS, Configuration
 from .display import word
 
 __all__ = [
-    *("costs", "last_epochs", "matrices", "relative", "run_curves", "runs", "step_losses"),
-    *("summary", "train_all"),
+    *("costs", "ends", "last_epochs", "matrices", "relative", "run_curves", "runs"),
+    *("step_losses", "summary", "train_all"),
 ]
 
 
@@ -138,13 +138,29 @@ def run_curves(found: list[dict], seed: int = 0) -> dict[str, list[float]]:
     Returns:
         Display name of a variant to its curve.
     """
+    return {
+        word(variant): [epoch[record["metric"]] for epoch in record["curve"]]
+        for variant, record in _with_seed(found, seed).items()
+    }
+
+
+def ends(found: list[dict], seed: int = 0) -> pd.DataFrame:
+    """Where an experiment's runs with one seed end: a high training loss is a network not done.
+
+    Returns:
+        One row a variant, native first: ``train_loss``, ``test_loss`` and the metric of the last
+        epoch.
+    """
+    last = {variant: record["last"] for variant, record in _with_seed(found, seed).items()}
+    table = pd.DataFrame(last).T.rename_axis("variant")
+    return table[["train_loss", "test_loss", found[0]["metric"]]]
+
+
+def _with_seed(found: list[dict], seed: int) -> dict[str, dict]:
+    """The record of each variant of one experiment, native first."""
     runs = {record["variant"]: record for record in found if record["seed"] == seed}
     variants = EXPERIMENTS[found[0]["experiment"]].variants
-    return {
-        word(variant): [epoch[runs[variant]["metric"]] for epoch in runs[variant]["curve"]]
-        for variant in variants
-        if variant in runs
-    }
+    return {variant: runs[variant] for variant in variants if variant in runs}
 
 
 def runs(found: list[dict]) -> pd.DataFrame:

@@ -17,7 +17,6 @@ from .files import atomic
 from .runs import find
 
 FOLDER = "weights"  # below the folder of records
-EMBEDDING = "embedding.word.weight"  # of a classifier of texts, by falling frequency of the word
 LARGE = 1 << 20  # bytes in single precision from which on half precision is kept
 
 
@@ -28,19 +27,50 @@ def keep(record_path: Path, checkpoint: Path, results: Path, words: int | None =
         record_path: The record.
         checkpoint: Its last checkpoint.
         results: Folder of records.
-        words: Of a classifier of texts, keep the embeddings of so many of the most frequent words
-            and of no others; :func:`vocabulary` then has these words.
+        words: Of a network of texts, keep so many of the most frequent words and no others;
+            :func:`vocabulary` then has these words. A classifier keeps their embeddings. A
+            language model keeps whole clusters of its softmax, so ``words`` is one of its cuts; it
+            gives these words the probabilities that they have given that the word is one of them.
 
     Returns:
         The file ``results/weights/NAME.safetensors``, in half precision if it would be large.
 
     Raises:
         ValueError: The checkpoint is missing, its weights are not those of the record, or words
-            are asked for of another network or more than it has.
+            are asked for of another network, or a number that it cannot keep.
     """
-    run, state = records.read(record_path), checkpoints.read(checkpoint)
+    run = records.read(record_path)
+    model = restored(run, checkpoint)
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"record": json.dumps(run)}
+    if words is not None:
+        known = _most_frequent(run, words)
+        metadata["vocabulary"] = json.dumps(known)
+        expected = _build(run, len(known)).state_dict()  # the first rows of what depends on words
+        tensors = {n: t[: len(expected[n])].clone() for n, t in tensors.items()}
+    if sum(t.numel() * t.element_size() for t in tensors.values()) > LARGE:
+        tensors = {n: t.half() if t.is_floating_point() else t for n, t in tensors.items()}
+    path = results / FOLDER / f"{record_path.stem}.safetensors"
+    with atomic(path) as partial:
+        save_file(tensors, partial, metadata=metadata)
+    return path
+
+
+def restored(run: dict, checkpoint: Path) -> nn.Module:
+    """The network of a run at the end of its training.
+
+    Args:
+        run: The record.
+        checkpoint: Its last checkpoint.
+
+    Raises:
+        ValueError: The checkpoint is missing, or its weights are not those of the record.
+    """
+    state = checkpoints.read(checkpoint)
     if state is None:
-        raise ValueError(f"{record_path} needs the checkpoint of its run, got no {checkpoint}")
+        raise ValueError(
+            f"{records.name_of(run)} needs the checkpoint of its run, got no {checkpoint}"
+        )
     model = _build(run)
     model.load_state_dict(state["model"])
     found = training.weights_sha256(model)
@@ -49,17 +79,7 @@ def keep(record_path: Path, checkpoint: Path, results: Path, words: int | None =
             f"the weights must be the record's, {run['weights_sha256']}, but {checkpoint} has "
             f"{found}"
         )
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {"record": json.dumps(run)}
-    if words is not None:
-        metadata["vocabulary"] = json.dumps(_most_frequent(run, words))
-        tensors[EMBEDDING] = tensors[EMBEDDING][: len(json.loads(metadata["vocabulary"]))].clone()
-    if sum(t.numel() * t.element_size() for t in tensors.values()) > LARGE:
-        tensors = {n: t.half() if t.is_floating_point() else t for n, t in tensors.items()}
-    path = results / FOLDER / f"{record_path.stem}.safetensors"
-    with atomic(path) as partial:
-        save_file(tensors, partial, metadata=metadata)
-    return path
+    return model
 
 
 def load(results: Path | str, name: str) -> nn.Module:
@@ -110,14 +130,21 @@ def _build(run: dict, words: int | None = None) -> nn.Module:
     network = find(run["experiment"], run["variant"], run["profile"]).network
     if words is not None:
         network = replace(network, vocabulary=words)
+        if isinstance(network, models.LanguageModel):
+            network = replace(network, cuts=tuple(cut for cut in network.cuts if cut < words))
     return models.build(network, run["variant"], run["seed"])
 
 
 def _most_frequent(run: dict, words: int) -> tuple[str, ...]:
-    """Padding, the unknown word, and so many words, by id."""
+    """So many words, by id; before those of a classifier come padding and the unknown word."""
     configuration = find(run["experiment"], run["variant"], run["profile"])
-    if not isinstance(configuration.network, models.TextClassifier):
-        raise ValueError(f"words can be kept of a classifier of texts, got {run['experiment']}")
+    network = configuration.network
+    if isinstance(network, models.LanguageModel):
+        if words not in network.cuts:
+            raise ValueError(f"words must be one of the network's cuts {network.cuts}, got {words}")
+        return datasets.load(configuration.dataset).vocabulary[:words]
+    if not isinstance(network, models.TextClassifier):
+        raise ValueError(f"words can be kept of a network of texts, got {run['experiment']}")
     known = datasets.load(configuration.dataset).vocabulary
     if not 0 <= words <= len(known) - 2:
         raise ValueError(f"words must be from 0 to the network's {len(known) - 2}, got {words}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from itertools import pairwise
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +14,8 @@ from .indices import constant
 from .layout import Layout
 from .tables import Tables, UntiedTables
 
-# gathered at once: what a core's cache holds; elsewhere few launches count
-BLOCK_BYTES = {"cpu": 1 << 20}
+# gathered at once: what the caches of the cores hold; elsewhere few launches count
+CORE_BYTES = {"cpu": 1 << 20}
 LARGE_BLOCK_BYTES = 1 << 28
 MOST_WIDTHS = 16  # widths of vectors whose tables are kept
 WIDE = 256  # columns from which matrices are multiplied as fast one by one as all at once
@@ -94,7 +95,7 @@ class Blocks(ABC):
     ) -> None:
         """Write the product of the dense matrices and the gathered rows to y."""
         target = self.part(y, block)
-        if target.ndim == 3 and (len(weights) == 1 or gathered.shape[2] >= WIDE):
+        if target.ndim == 3 and (weights.shape[0] == 1 or gathered.shape[2] >= WIDE):
             torch.bmm(weights, gathered, out=target)
         else:
             # torch has a batched product only where the result is contiguous
@@ -148,8 +149,7 @@ class IndexBlocks(Blocks):
     def runs(self, x: torch.Tensor, layout: Layout) -> list[Run]:
         """The blocks for such vectors, kept for the last widths and devices."""
         groups, _, slots, positions = self.sizes
-        most = BLOCK_BYTES.get(x.device.type, LARGE_BLOCK_BYTES)
-        many = max(1, most // (slots * max(1, layout.vectors) * x.element_size()))
+        many = max(1, block_bytes(x.device) // (slots * max(1, layout.vectors) * x.element_size()))
         step_l = min(positions, many)
         step_g = min(groups, max(1, many // positions))
 
@@ -168,13 +168,13 @@ class IndexBlocks(Blocks):
         """The rows, entry by entry."""
         groups, slots, positions = block.shape
         n = x.shape[1]
-        rows = buffer[: len(block.index) * n]
+        rows = buffer[: prod(block.shape) * n].view(groups, slots, positions * n)
         torch.index_select(x, 0, block.index, out=rows.view(-1, n))
-        return rows.view(groups, slots, positions * n)
+        return rows
 
     def copied(self, block: IndexBlock, vectors: int) -> int:
         """All of them."""
-        return len(block.index) * vectors
+        return prod(block.shape) * vectors
 
     def part(self, y: torch.Tensor, block: IndexBlock) -> torch.Tensor:
         """The rows of contiguous y; a copy where they are no progression."""
@@ -234,6 +234,13 @@ class IndexBlocks(Blocks):
                 rows = self.first_row + groups.start * group + start * position
             runs[key].blocks.append(IndexBlock(cols.shape, constant(index, device), rows))
         return list(runs.values())
+
+
+def block_bytes(device: torch.device) -> int:
+    """Bytes of a block; on a CPU every thread takes a share of it to its own cache."""
+    if device.type not in CORE_BYTES:
+        return LARGE_BLOCK_BYTES
+    return CORE_BYTES[device.type] * torch.get_num_threads()
 
 
 def slice_or_indices(params: np.ndarray, device: torch.device) -> slice | torch.Tensor:

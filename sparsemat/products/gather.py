@@ -157,7 +157,8 @@ def _pass(
     theta = None if theta is None else theta.resolve_conj()
     grad = None if grad_theta is None else layout.laid(grad.resolve_conj())
     tall = product.sizes[3] == 1 or product.sizes[1] >= TALL
-    buffer = x.new_empty(max(blocks.copied(block, n) for run in runs for block in run.blocks))
+    buffer = x.new_empty(max([blocks.copied(block, n) for run in runs for block in run.blocks]))
+    narrow = grad is not None and grad.dtype != grad_theta.dtype
     for run in runs:
         weights = None if y is None else _weights(theta, product, run)
         if grad is None:
@@ -174,8 +175,9 @@ def _pass(
             if total is not None:
                 part = blocks.part(grad, block).flatten(2)
                 left, right = (part, gathered.mT) if in_place else (gathered, part.mT)
-                # summed in the wide type; 16 bits would lose the small terms of a long sum
-                total.baddbmm_(left.to(total.dtype), right.to(total.dtype))
+                if narrow:  # 16 bits would lose the small terms of a long sum
+                    left, right = left.to(total.dtype), right.to(total.dtype)
+                total.baddbmm_(left, right)
         if total is not None and not in_place:
             _add_at(grad_theta, run.params, total.mT.reshape(-1))
 

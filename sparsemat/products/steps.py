@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from .blocks import BLOCK_BYTES, LARGE_BLOCK_BYTES, Blocks, Run, slice_or_indices
+from .blocks import Blocks, Run, block_bytes, slice_or_indices
 from .layout import Layout
 from .tables import Tables
 
@@ -75,14 +75,14 @@ class StepBlocks(Blocks):
 
     def runs(self, x: torch.Tensor, layout: Layout) -> list[Run]:
         """The blocks for such vectors, as large as the matrix they meet if that is larger."""
-        key = *layout, x.element_size(), x.device
-        return self._kept(key, lambda: list(self._made(x, layout)))
+        least = block_bytes(x.device)
+        key = *layout, x.element_size(), x.device, least
+        return self._kept(key, lambda: list(self._made(x, layout, least)))
 
-    def _made(self, x: torch.Tensor, layout: Layout) -> Iterator[Run]:
+    def _made(self, x: torch.Tensor, layout: Layout, least: int) -> Iterator[Run]:
         _, outputs, slots, positions = self.sizes
         heights = [steps.sizes[0] for steps in self.factors]
         lengths = [steps.sizes[2] for steps in self.factors]
-        least = BLOCK_BYTES.get(x.device.type, LARGE_BLOCK_BYTES)
         columns = max(1, least // (slots * x.element_size()), outputs)
         n = layout.vectors
         together = 1 if layout.batch_first else n
@@ -133,9 +133,9 @@ class StepBlocks(Blocks):
         view = x.as_strided(sizes, strides, x.storage_offset() + first)
         if block.is_view:
             return view
-        rows = buffer[: prod(sizes)]
+        rows = buffer[: prod(sizes)].view(block.shape)
         rows.view(sizes).copy_(view)
-        return rows.view(block.shape)
+        return rows
 
     def copied(self, block: StepBlock, vectors: int) -> int:
         """All of them, or none."""
