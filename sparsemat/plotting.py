@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from colorsys import hls_to_rgb
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -65,8 +66,9 @@ STYLE = {
     "lines.linewidth": 1.8,
     "figure.dpi": 100,
     "axes.prop_cycle": cycler(color=PALETTE),
-    "image.cmap": SHADES,
+    "image.cmap": SHADES.name,
 }
+matplotlib.colormaps.register(SHADES, force=True)  # a style takes names only
 
 MOST_TILES = 2048  # of a side; more than a screen shows
 SLAB = 1 << 20  # entries drawn at once
