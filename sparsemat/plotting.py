@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from colorsys import hls_to_rgb
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -67,6 +68,7 @@ STYLE = {
     "axes.prop_cycle": cycler(color=PALETTE),
     "image.cmap": SHADES.name,
 }
+matplotlib.colormaps.register(SHADES, force=True)  # a style takes names only
 
 MOST_TILES = 2048  # of a side; more than a screen shows
 SLAB = 1 << 20  # entries drawn at once

@@ -33,6 +33,9 @@ RECORD = Path(__file__).parents[2] / "results" / "structured" / "tokens_to_token
 class Performer(nn.Module):
     """Attention by positive random features, then a perceptron, on tokens of few channels.
 
+    As in the public code, 1e-8 is added to what attention is divided by: queries and keys that are
+    so long that their features fall below it attend to nothing.
+
     Args:
         width: Channels of a token; the result has ``INNER`` of them.
     """
