@@ -13,32 +13,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap, to_rgba
+from matplotlib.rcsetup import cycler
 
 from .matrix import SparseMatrix
 from .pattern import Pattern
 
 INK = "#7f7f7f"  # contrast above 3.9 on white and on the theme's dark page
-STYLE = {
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "savefig.transparent": True,
-    "legend.framealpha": 0.0,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "font.size": 11,
-    "axes.titlesize": 11,
-    "axes.labelsize": 11,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
-    "legend.fontsize": 10,
-    "lines.linewidth": 1.8,
-    "figure.dpi": 100,
-}
 PALETTE = [
     "#4e79a7",
     "#f28e2b",
@@ -64,6 +44,29 @@ SIGNED = LinearSegmentedColormap.from_list(
         (1, to_rgba(PALETTE[0], 1)),
     ],
 )
+STYLE = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "savefig.transparent": True,
+    "legend.framealpha": 0.0,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10,
+    "lines.linewidth": 1.8,
+    "figure.dpi": 100,
+    "axes.prop_cycle": cycler(color=PALETTE),
+    "image.cmap": SHADES,
+}
 
 MOST_TILES = 2048  # of a side; more than a screen shows
 SLAB = 1 << 20  # entries drawn at once

@@ -91,6 +91,18 @@ def test_every_image_exists_and_has_a_description(page):
 
 
 @pytest.mark.parametrize("page", CASES)
+def test_every_table_and_figure_has_a_caption_of_its_own(page):
+    article = soup(HTML / page).find("article")
+    found = [
+        " ".join(tag.caption.get_text().split()) if tag.caption else f"none: {tag.get_text()[:60]}"
+        for tag in article.find_all("table")
+    ]
+    assert [text for text in found if text.startswith("none") or found.count(text) > 1] == []
+    figures = [tag.find_parent("figure") for tag in article.select("div.cell_output img")]
+    assert all(figure and figure.figcaption.get_text(strip=True) for figure in figures)
+
+
+@pytest.mark.parametrize("page", CASES)
 def test_it_says_how_to_cite_it(page):
     entry = soup(HTML / page).select_one("details.cite pre").get_text()
     assert entry.startswith("@misc{") and f"/{page}}}" in entry

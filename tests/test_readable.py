@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -13,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import readable  # noqa: E402
+import stored_outputs  # noqa: E402
 
 import notebooks as tool  # noqa: E402  tools/ is no package
 
@@ -136,6 +138,13 @@ def test_a_proof_has_one_end(path):
     assert "\\square" not in path.read_text()  # the notebooks' proofs have a mark already
 
 
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "book" / "claims.yml"], ids=lambda path: path.stem)
+def test_sizes_have_no_spaces_and_no_signs(path):
+    text = path.read_text()
+    prose = readable.CODE.sub("", text) + "".join(re.findall("^ +caption: .*$", text, re.MULTILINE))
+    assert re.findall(r"\d ?\u00d7 ?\d|\d x \d", prose) == []
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_a_table_in_the_text_has_a_caption(path):
     text = readable.CODE.sub("", path.read_text())
@@ -144,17 +153,24 @@ def test_a_table_in_the_text_has_a_caption(path):
     assert len(captioned) == len(tables)
 
 
-# Chapters whose cells print references in the book's markup; this list only shrinks.
-PRINTING_MARKUP = {"claims"}
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_markup_of_the_book_is_left_in_a_notebook(path):
-    left = readable.leftovers(nbformat.read(path, as_version=4))
-    if path.stem in PRINTING_MARKUP:
-        assert left, f"{path.stem} is clean: take it off the list"
-    else:
-        assert left == []
+    assert readable.leftovers(nbformat.read(path, as_version=4)) == []
+
+
+def test_the_book_shows_an_output_in_its_own_markup(book):
+    text = ":::{table} Of {prf:ref}`thm-a`.\n\n| a |\n|---|\n\n:::"
+    assert not readable.MARKUP.search(book.output(text)["text/markdown"])
+    (book.root / "notebooks").mkdir()
+    page = "```{code-cell}\nshow()\n```\n"
+    (book.root / "book" / "page.md").write_text(page)
+    cell = nbformat.v4.new_code_cell("show()")
+    cell.outputs = [nbformat.v4.new_output("display_data", book.output(text))]
+    source = [nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))]
+    env = SimpleNamespace(note_dependency=lambda path: None)
+    stored_outputs.read(SimpleNamespace(srcdir=book.root, env=env), "notebooks/page", source)
+    shown = nbformat.reads(source[0], as_version=4).cells[0].outputs[0]
+    assert shown.data == {"text/markdown": text}
 
 
 def test_leftovers_are_found():

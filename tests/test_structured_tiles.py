@@ -513,6 +513,24 @@ class TestSequence:
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-8)
         assert kept.state_dict().keys() == plain.state_dict().keys()
 
+    @pytest.mark.parametrize("shape", [(8, 8), (2, 3, 6, 8), (2, BLOCK_ROWS + 6, 8)])
+    @pytest.mark.parametrize("recorded", [True, False])
+    def test_dropout_drops_the_same_entries(self, shape, recorded):
+        first, relu, second, sigmoid, last = self.layers()
+        dropout = torch.nn.Dropout(0.3), torch.nn.Dropout(0.6)
+        layers = dropout[0], first, relu, dropout[1], second, sigmoid, last, dropout[0]
+        kept, plain = TileSequential(*layers), torch.nn.Sequential(*layers)
+        x = torch.randn(*shape, requires_grad=recorded)
+        found = []
+        with torch.set_grad_enabled(recorded):
+            for network in (kept, plain):
+                torch.manual_seed(5)
+                found.append(network(x))
+        assert (found[0] == 0).any()
+        torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+        kept.eval()
+        torch.testing.assert_close(kept(x), plain(x), rtol=1e-9, atol=1e-9)
+
     def test_what_acts_on_whole_rows_is_refused(self):
         first, relu, second, _, last = self.layers()
         for layers, error, message in (

@@ -8,6 +8,7 @@ names.
 import importlib
 import inspect
 
+from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 
@@ -55,7 +56,10 @@ class Api(SphinxDirective):
             # the anchor of the module goes to what follows it; a table would lose it
             head = [f".. module:: {name}", "", f"In the module ``{name}``:", ""]
             text = [*head, *summary(name), *entries(name)]
-        return self.parse_text_to_nodes("\n".join(["```{eval-rst}", *text, "```"]))
+        found = self.parse_text_to_nodes("\n".join(["```{eval-rst}", *text, "```"]))
+        for table in [table for node in found for table in node.findall(nodes.table)]:
+            table.insert(0, nodes.title("", f"Names in {name}."))
+        return found
 
 
 def setup(app) -> dict:

@@ -77,7 +77,7 @@ class Records(SphinxDirective):
         keys = ("profile", "variant", "seed")
         found.sort(key=lambda r: (order.index(r["experiment"]), *(r[key] for key in keys)))
         rows = pd.DataFrame(map(row, found)).set_index("experiment")
-        table = show(rows, "Every run that has a record, one a row.")
+        table = show(rows, "Every run that has a record, one a row.", minutes="{:.1f}")
         curves = json.dumps(list(map(curve, found)), separators=(",", ":")).replace("<", "\\u003c")
         html = (
             f"{table._repr_html_()}\n"

@@ -20,6 +20,12 @@ ICON = re.compile(r"((?:\.fa-[\w-]+::?before,?)+)\{content:\"\\([0-9a-f]+)\"\}")
 ICON_NAME = re.compile(r"fa-([\w-]+)")
 GLYPH = re.compile(r"\"\\(f[0-9a-f]{3})\"")  # style sheets name some by code,
 LITERAL = re.compile("[\ue000-\uf8ff]")  # and hold others as they are
+# A cell that prints Markdown has no captions: a line in italics before a table is one.
+ITALICS = re.compile(
+    r"<p><em>(?P<caption>[^<]*)</em></p>\s*"
+    r'(?P<table>(?:<div class="pst-scrollable-table-container">)?<table class="table"[^>]*>)\s*'
+    r"(?!\s*<caption>)"
+)
 TABLE = re.compile(
     r'<table class="table"[^>]*>\s*(?:<caption>.*?</caption>\s*)?'
     r"<thead>(?P<head>.*?)</thead>\s*<tbody>(?P<body>.*?)</tbody>",
@@ -31,6 +37,7 @@ NUMBERED = re.compile(
 NUMBER = re.compile(r'<th (?=[^>]*class="number")(?=[^>]*scope="row")')
 HEADING = re.compile(r"<th[^>]*>(.*?)</th>", re.DOTALL)
 CELL = re.compile(r"<(tr|td)(?=[ >])")
+FIRST_NUMBER = re.compile(r"(<tr[^>]*><td)(?=[^>]*><p>[\d.]+</p></td>)")
 MANY = 3  # columns, which a phone has no room for
 # What the theme and the extensions write that a screen reader cannot use.
 MENDED = (
@@ -57,7 +64,8 @@ def finish(app, error) -> None:
     used = set()
     for path in out.rglob("*.html"):
         text = path.read_text()
-        mended = TABLE.sub(as_cards, UNUSED.sub("", text))
+        mended = ITALICS.sub(r"\g<table><caption>\g<caption></caption>", UNUSED.sub("", text))
+        mended = TABLE.sub(as_cards, mended)
         mended = NUMBERED.sub(name_numbers, mended)
         for wrong, right in MENDED:
             mended = wrong.sub(right, mended)
@@ -82,6 +90,7 @@ def as_cards(match: re.Match) -> str:
         return f'{cell[0]} data-label="{headings[column]}"' if column > 0 else cell[0]
 
     body = CELL.sub(labelled, match["body"])
+    body = FIRST_NUMBER.sub(rf'\1 data-label="{headings[0]}"', body)
     whole = match[0].replace(match["body"], body, 1)
     return whole.replace('class="table"', 'class="table cards"', 1)
 

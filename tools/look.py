@@ -78,12 +78,15 @@ def sheets(browser, folder: Path, names: list[str]) -> None:
                 viewport={"width": width, "height": 900}, device_scale_factor=SCALE
             )
             page.goto(path.as_uri(), wait_until="load")
+            _, top, _, high = page.evaluate(SHOW, theme)
+            # a screenshot of the full page at this scale lays the page out anew, shifted sideways
+            page.set_viewport_size({"width": width, "height": int(top + high) + 1})
             left, top, wide, high = page.evaluate(SHOW, theme)
             strips = []
             for start in range(0, int(high) + 1, HEIGHT):
                 clip = {"x": left, "y": top + start, "width": wide}
                 clip["height"] = min(HEIGHT, high - start) or 1
-                taken = page.screenshot(full_page=True, clip=clip)
+                taken = page.screenshot(clip=clip)
                 strips.append(Image.open(BytesIO(taken)).convert("RGB"))
             page.close()
             column = strips[0].width + 8

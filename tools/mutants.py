@@ -2,7 +2,7 @@
 
 A builder is changed by code appended to its module, so that a mutation does not depend on how the
 builder is written. A claim is changed by replacing text of the cell that checks it; these are
-listed in mutants.yml.
+listed in mutants.yml, those of the code of structured matrices in mutants_structured.yml.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import yaml
 from mutant_kinds import Mutation, builder, claim, method
 
 LIST = Path(__file__).resolve().parent / "mutants.yml"
+STRUCTURED_LIST = LIST.with_name("mutants_structured.yml")
 
 AXES = """P = build(*args, **options)
 shape = {shape}
@@ -365,4 +366,8 @@ CORE = [
     ),
 ]
 CLAIMS = [claim(**row) for row in yaml.safe_load(LIST.read_text())]
-MUTATIONS = [*CONV, *POOL, *RNN, *ATTENTION, *NORMS, *CORE, *CLAIMS]
+STRUCTURED = [
+    Mutation(**row | {"file": f"sparsemat/{row['file']}"})
+    for row in yaml.safe_load(STRUCTURED_LIST.read_text())
+]
+MUTATIONS = [*CONV, *POOL, *RNN, *ATTENTION, *NORMS, *CORE, *CLAIMS, *STRUCTURED]

@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl, urlencode
 
 import nbformat
 import yaml
-from pybtex.database import parse_file
 
 FENCE = re.compile(
     r"^(?P<fence>:{3,})\{(?P<kind>[\w:-]+)\}[ ]*(?P<title>.*)\n"
@@ -30,6 +29,7 @@ ROLE = re.compile(r"\{(?P<name>[a-z:]+)\}`(?P<text>[^`]+)`")
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\[\]]*)\]\((?P<target>[^()\s]+)\)")
 FIGURE = re.compile(r"^    name: (?P<label>[\w-]+)$", re.MULTILINE)
 CODE = re.compile(r"^```\{code-cell\}.*?^```$", re.MULTILINE | re.DOTALL)
+MYST = "text/x-myst"  # what the book shows of an output in place of its plain Markdown
 MARKUP = re.compile(r":::|\{[a-z:]+\}`|```\{|\[\]\(|^\([\w-]+\)=|^\$\$ *\(", re.MULTILINE)
 
 
@@ -102,6 +102,8 @@ class Book:
     @cached_property
     def sources(self) -> dict[str, str]:
         """Author and year of each entry of the bibliography."""
+        from pybtex.database import parse_file  # Colab has none, and the ledger cites nobody
+
         path = self.root / "book" / "references.bib"
         if not path.exists():
             return {}
@@ -146,6 +148,10 @@ class Book:
         text = TARGET.sub(lambda m: m[0][m[0].index("#") :], text)
         text = FENCE.sub(self.box, text + "\n").rstrip("\n")
         return self.inline(DISPLAY.sub(self.equation, text))
+
+    def output(self, text: str) -> dict[str, str]:
+        """MyST that a cell shows: plain Markdown in the notebook, itself in the book."""
+        return {"text/markdown": self.markdown(text), MYST: text}
 
     def equation(self, match: re.Match) -> str:
         label = match["label"]

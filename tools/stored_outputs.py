@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+from readable import MYST
 
 
 def with_outputs(text: str, stored: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -37,6 +38,9 @@ def read(app, docname: str, source: list[str]) -> None:
         page = with_outputs(text.read_text(), nbformat.reads(source[0], as_version=4))
     except ValueError as error:
         raise ValueError(f"{docname}: {error}") from None
+    for output in [o for cell in page.cells for o in cell.get("outputs", [])]:
+        data = output.get("data", {})
+        data.update({"text/markdown": data.pop(MYST)} if MYST in data else {})
     source[0] = nbformat.writes(page)
 
 

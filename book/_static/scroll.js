@@ -2,7 +2,8 @@
 "use strict";
 (() => {
   const WIDE = ".bd-article pre, .bd-article .table-scroll, .bd-article .pst-scrollable-table-container, "
-    + ".bd-article .katex-display, .bd-article span.math:not(td *, th *), .bd-article .output.text_html";
+    + ".bd-article .katex-display, .bd-article span.math:not(td *, th *), .bd-article .output.text_html, "
+    + ".bd-article figure";
   function tooWide(box) {
     if (!box.matches("span.math")) return box.scrollWidth > box.clientWidth + 1;
     // an inline formula breaks between its parts, not inside one

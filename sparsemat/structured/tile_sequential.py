@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -21,7 +22,7 @@ class TileSequential(nn.Sequential):
 
     What one layer decodes are tiles, and tiles are what the next one encodes: rows are laid out as
     tiles once at the beginning and back once at the end. The result is that of
-    ``torch.nn.Sequential``.
+    ``torch.nn.Sequential``, and for one state of torch's generator dropout drops the same entries.
 
     Args:
         layers: Modules of :class:`StrassenTileLinear` with tiles of one size, and of torch's
@@ -80,8 +81,8 @@ class TileSequential(nn.Sequential):
             real = torch.arange(filled.shape[-2], device=x.device) < tokens
             real = real.expand(filled.shape[:-1]).reshape(-1, 1)
         rows = filled.reshape(-1, x.shape[-1])
-        if is_differentiated(rows, *self.parameters()):
-            y = self._through(rows, real, tile)
+        if is_differentiated(rows, *self.parameters()) or any(map(_drops, self)):
+            y = self._through(rows, real, tile, x.shape[:-1])
         else:  # blocks of rows do not meet, and small ones stay in cache
             step = BLOCK_ROWS // tile * tile
             parts = rows.split(step)
@@ -89,13 +90,25 @@ class TileSequential(nn.Sequential):
             y = torch.cat([self._through(*part, tile) for part in zip(parts, reals, strict=True)])
         return y.reshape(*filled.shape[:-1], y.shape[-1])[..., :tokens, :]
 
-    def _through(self, rows: Tensor, real: Tensor | None, tile: int) -> Tensor:
-        """All layers; what fills a tile up is zero for each of them."""
+    def _through(
+        self, rows: Tensor, real: Tensor | None, tile: int, tokens: Sequence[int] = ()
+    ) -> Tensor:
+        """All layers; what fills a tile up is zero for each of them.
+
+        ``tokens`` are the axes before the features, of which dropout draws its masks.
+        """
         tiles = to_tiles(rows, tile)
         real = None if real is None else to_tiles(real.expand(-1, tile), tile)
         for layer in self:
             if isinstance(layer, StrassenTileLinear):
                 tiles = layer.on_tiles(tiles if real is None else tiles * real)
+            elif _drops(layer):  # in the order of torch.nn.Sequential
+                mask = layer(tiles.new_ones(*tokens, tile * tiles.shape[2]))
+                tiles = tiles * to_tiles(fill_tiles(mask, tile).flatten(0, -2), tile)
             else:
                 tiles = layer(tiles)
         return from_tiles(tiles)
+
+
+def _drops(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Dropout) and layer.training
