@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from sparsemat.experiments import datasets, learned, runs, weights
+from sparsemat.experiments import datasets, learned, records, runs, weights
 from sparsemat.experiments.__main__ import main
 
 NAMES = {v: f"mnist-{v}-0-1-epochs" for v in ("native", "tied", "untied")}
@@ -19,8 +19,17 @@ def trained(tmp_path_factory):
     for variant, name in NAMES.items():
         _, path = runs.run("mnist", variant, device="cpu", epochs=1, runs=folder)
         assert path.stem == name
-        weights.keep(path, folder / f"{name}-quick.ckpt", folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def nets(trained):
+    """Their networks, by variant."""
+    found = {}
+    for variant, name in NAMES.items():
+        record = records.read(trained / f"{name}.json")
+        found[variant] = weights.restored(record, trained / f"{name}-quick.ckpt").eval()
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +40,15 @@ def kept(trained, tmp_path_factory):
     return learned.read(results, "mnist")
 
 
-def test_the_answers_are_the_networks(trained, kept):
+def test_the_answers_are_the_networks(trained, nets, kept):
     images, truth = datasets.load("mnist-sample").test
     for variant, name in NAMES.items():
-        model = weights.load(trained, name)
-        answers = torch.stack([model(image[None]).argmax() for image in images])
+        answers = torch.stack([nets[variant](image[None]).argmax() for image in images])
         assert torch.equal(kept.right[variant], answers == truth)
         assert kept.records[variant] == json.loads((trained / f"{name}.json").read_text())
 
 
-def test_the_filters_are_those_of_the_first_convolution(trained, kept):
-    nets = {variant: weights.load(trained, name) for variant, name in NAMES.items()}
+def test_the_filters_are_those_of_the_first_convolution(nets, kept):
     for variant in ("native", "tied"):
         assert torch.equal(kept.filters[variant], nets[variant].conv1.weight)
     W = nets["untied"].conv1.matrix().to_dense().detach().reshape(16, 28, 28, 28, 28)

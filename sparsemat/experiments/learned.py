@@ -78,7 +78,8 @@ def collect(results: Path, runs: Path, names: Sequence[str]) -> Path:
         )
     path = results / weights.FOLDER / f"{experiment}-learned.safetensors"
     with atomic(path) as partial:
-        save_file(tensors, partial, metadata={"records": json.dumps(found)})
+        packed = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(packed, partial, metadata={"records": json.dumps(found)})
     return path
 
 
