@@ -76,8 +76,6 @@ SLAB = 1 << 20  # entries drawn at once
 
 def use_style() -> None:
     """Make the book's neutral style the default of this session, sharp on dense screens."""
-    if SHADES.name not in plt.colormaps:
-        plt.colormaps.register(SHADES)
     plt.rcParams.update(STYLE)
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
