@@ -37,12 +37,10 @@ def collect(results: Path, names: Sequence[str]) -> Path:
             accuracy.
     """
     found = [records.read(results / f"{name}.json") for name in names]
-    prints = {record["data"]["fingerprint"] for record in found}
-    if len(prints) != 1 or {record["metric"] for record in found} != {"accuracy"}:
-        raise ValueError(f"the runs must classify the same data, got {', '.join(names)}")
-    images, truth = tested(found[0])
+    images, truth = tested(found)
+    models = (weights.load(results, name) for name in names)
     given = torch.stack(
-        [answers(weights.load(results, n), r) for n, r in zip(names, found, strict=True)], 1
+        [answers(model, run, images, truth) for model, run in zip(models, found, strict=True)], 1
     )
     (at,) = (given != given[:, :1]).any(1).nonzero(as_tuple=True)
     right = (given == truth[:, None]).sum(0)
@@ -54,19 +52,32 @@ def collect(results: Path, names: Sequence[str]) -> Path:
     return path
 
 
-def tested(record: dict) -> tuple[Tensor, Tensor]:
-    """The test images of a run and their classes."""
-    profile = EXPERIMENTS[record["experiment"]].profiles[record["profile"]]
+def tested(runs: Sequence[dict]) -> tuple[Tensor, Tensor]:
+    """The test images that all these runs classify, and their classes.
+
+    Args:
+        runs: Their records.
+
+    Raises:
+        ValueError: The runs do not classify the same data.
+    """
+    told = {(run["experiment"], run["data"]["fingerprint"], run["metric"]) for run in runs}
+    if len(told) != 1 or runs[0]["metric"] != "accuracy":
+        names = ", ".join(map(records.name_of, runs))
+        raise ValueError(f"the runs must classify the same data, got {names}")
+    profile = EXPERIMENTS[runs[0]["experiment"]].profiles[runs[0]["profile"]]
     return datasets.load(profile.dataset).test
 
 
 @torch.no_grad()
-def answers(model: nn.Module, record: dict) -> Tensor:
-    """The classes that the network of a run answers for its test images.
+def answers(model: nn.Module, run: dict, images: Tensor, truth: Tensor) -> Tensor:
+    """The classes that the network of a run answers.
 
     Args:
         model: The network, for evaluation.
-        record: The run's record.
+        run: Its record.
+        images: The test images of the run.
+        truth: Their classes, ``(N,)``.
 
     Returns:
         Tensor of shape ``(N,)``.
@@ -74,11 +85,10 @@ def answers(model: nn.Module, record: dict) -> Tensor:
     Raises:
         ValueError: They do not reach the record's accuracy.
     """
-    images, truth = tested(record)
     given = torch.cat([model(x).argmax(1) for x in images.split(EVALUATION_BATCH)])
-    accuracy, expected = 100 * (given == truth).double().mean().item(), record["last"]["accuracy"]
+    accuracy, expected = 100 * (given == truth).double().mean().item(), run["last"]["accuracy"]
     if abs(accuracy - expected) > ROUNDED:
-        name = records.name_of(record)
+        name = records.name_of(run)
         raise ValueError(f"{name} must reach its record's {expected}, got {accuracy}")
     return given
 
