@@ -134,6 +134,14 @@ def jacobian_rank(matrix):
     return int(torch.linalg.matrix_rank(torch.cat(flat, 1)))
 
 
+@pytest.mark.parametrize("grid", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 2)], ids=str)
+def test_degrees_of_freedom_of_blast_on_every_grid(grid):
+    torch.manual_seed(0)
+    matrix = Blast((12, 8), grid, 2).double()
+    torch.nn.init.normal_(matrix.diagonals)
+    assert jacobian_rank(matrix) == matrix.dof
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30], ids="{:g}".format)
 def test_relative_errors_at_every_scale(scale):
     exact = torch.tensor([[3.0, 0.0], [0.0, -4.0]], dtype=torch.float32) * scale

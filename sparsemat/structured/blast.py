@@ -77,6 +77,8 @@ class Blast(StructuredMatrix):
     def dof(self) -> int:
         """Parameters minus r (b1 + b2), as the columns of U and V may be scaled into s.
 
+        With a single block row or column the matrix is one of low rank: ``r (rows + columns - r)``.
+
         Raises:
             ValueError: The formula is not known to hold: the rank exceeds a side of a block.
         """
@@ -85,6 +87,8 @@ class Blast(StructuredMatrix):
                 "dof is known where the rank is at most the smaller side of a block "
                 f"{min(self.block)}, got {self.rank}"
             )
+        if min(self.grid) == 1:
+            return self.rank * (sum(self.shape) - self.rank)
         return self.num_parameters - self.rank * sum(self.grid)
 
     @property
