@@ -48,12 +48,16 @@ def cases() -> Iterator[Case]:
         ),
     }
     for name, (pattern, goal) in patterns.items():
-        yield case(
+        found = case(
             f"softmax, {name}, T {size}",
             size,
             lambda q, k, v, pattern=pattern: attend(q, k, v, pattern=pattern),
             goal=goal,
         )
+        yield found
+        if goal is not None:
+            whole = case("", size, partial(attend, form="square")).ours[1]
+            yield replace(found, baseline=("all of A(X)", whole), memory_goal=goal)
 
     yield alibi(1024)
 
