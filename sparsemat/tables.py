@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from math import isfinite
+from math import isclose, isfinite
 from numbers import Integral, Real
 
 NOTHING = "\u2013"  # shown for None and NaN
@@ -114,6 +114,8 @@ def number(value: object, digits: int = 4) -> str:
     text = f"{value:.{digits}g}"
     if float(text) == 0:
         return "0"
+    if not isclose(float(text), value, rel_tol=1e-12):
+        text = f"{value:#.{digits}g}".rstrip(".")  # a rounded number shows all its digits
     if "e" not in text and abs(value) >= 1000:
         text = f"{float(text):,.10g}"
     return _plain(text)

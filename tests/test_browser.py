@@ -30,6 +30,9 @@ LOOK = """async () => {
                 && getComputedStyle(box).overflowX !== 'visible')
             .map(box => box.textContent.trim().slice(0, 60)),
         cut: [...document.querySelectorAll('article .scrolls')].map(box => box.textContent.trim()),
+        cards: [...document.querySelectorAll('article table.cards')]
+            .filter(table => table.scrollWidth > table.parentElement.clientWidth + 1)
+            .map(table => table.caption?.textContent ?? table.textContent.trim().slice(0, 60)),
     };
 }"""
 BOXES = """theme => {
@@ -70,6 +73,7 @@ def test_page(browser, site, name, screen):
     assert seen["lost"] == []
     assert seen["width"] <= SCREENS[screen], "the page scrolls sideways"
     assert seen["unsaid"] == [], "scrolls, and shows no hint"
+    assert seen["cards"] == [], "columns or values that lie outside the screen"
     if screen == "desk":
         assert [text[:60] for text in seen["cut"]] == [], "wider than their boxes"
     # Pictures are transparent; a box behind them would glare on the dark page.

@@ -1,5 +1,8 @@
 """Pictures show what the pattern holds."""
 
+import re
+from pathlib import Path
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +13,7 @@ import sparsemat as sm
 from sparsemat import plotting
 
 matplotlib.use("Agg")
+BOOK = Path(__file__).resolve().parent.parent / "book"
 
 
 @pytest.fixture(autouse=True)
@@ -155,3 +159,12 @@ def test_slabs_of_rows_draw_the_same(monkeypatch):
     whole = plotting.spy(pattern).images[0].get_array()
     monkeypatch.setattr(plotting, "SLAB", 7)
     assert np.array_equal(plotting.spy(pattern).images[0].get_array(), whole, equal_nan=True)
+
+
+MAPS = re.compile(r'cmap\s*=\s*"(?!gray")\w+"')
+
+
+@pytest.mark.parametrize("page", sorted(BOOK.glob("*.md")), ids=lambda page: page.stem)
+def test_pages_draw_in_the_house_colours(page):
+    """Other maps of colours glare on a dark page; grey is for photographs."""
+    assert MAPS.findall(page.read_text()) == []

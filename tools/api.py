@@ -64,7 +64,14 @@ class Api(SphinxDirective):
         return found
 
 
+def is_alias(app, what, name, member, skip, options) -> bool | None:
+    """Whether a field of a named tuple would be listed with nothing but its number."""
+    doc = getattr(member, "__doc__", None) or ""
+    return True if doc.startswith("Alias for field number") else None
+
+
 def setup(app) -> dict:
+    app.connect("autodoc-skip-member", is_alias)
     app.add_directive("api", Api)
     app.add_directive("api-summary", Api)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

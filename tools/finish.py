@@ -39,7 +39,7 @@ HEADING = re.compile(r"<th[^>]*>(.*?)</th>", re.DOTALL)
 CELL = re.compile(r"<(tr|td)(?=[ >])")
 FIRST_NUMBER = re.compile(r"(<tr[^>]*><td)(?=[^>]*><p>[\d.]+</p></td>)")
 MANY = 3  # columns, which a phone has no room for
-# What the theme and the extensions write that a screen reader cannot use.
+# What the theme and the extensions write that a reader or a screen reader cannot use.
 MENDED = (
     (re.compile(r'(<summary) aria-label="Toggle hidden content"'), r"\1"),
     (
@@ -49,6 +49,7 @@ MENDED = (
     (re.compile(r'(<button[^>]*search-button[^>]*) aria-label="Search"'), r"\1"),
     (re.compile(r'<th(?: class="[^"]*")?>(?:<p></p>)?</th>'), "<td></td>"),
     (re.compile(r' role="doc-(?:biblioentry|backlink)"'), ""),
+    (re.compile(r"(?<=\d) %(?=[^<>]*<)"), "\u00a0%"),  # a percent sign begins no line
     (re.compile(r'<div role="list" class="citation-list">'), '<div class="citation-list">'),
     (
         re.compile(r'<div class="sidebar-primary-item">(?=\s*<a class="navbar-brand)'),

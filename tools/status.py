@@ -20,6 +20,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).resolve().parent.parent
+FORMATS = {"seconds": "{:.1f}", "hours": "{:.2f}"}
 PACKAGES = (
     *("numpy", "torch", "sympy", "z3-solver", "scipy", "matplotlib", "pandas"),
     *("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "sphinx-proof"),
@@ -155,7 +156,7 @@ class Status(SphinxDirective):
             raise self.error(f"a part is one of {', '.join(PARTS)}, got {self.arguments[0]}")
         rows, heads, caption = PARTS[self.arguments[0]]()
         self.env.note_reread()  # it follows from files all over the repository
-        html = Table(rows, heads, caption=caption)._repr_html_()
+        html = Table(rows, heads, caption=caption, formats=FORMATS)._repr_html_()
         return [nodes.raw("", html, format="html")]
 
 

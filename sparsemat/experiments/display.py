@@ -54,7 +54,7 @@ _COLUMNS = METRICS | {
 }
 _FORMATS = {
     **{"accuracy": "{:.2f}", "accuracy in %": "{:.2f}", "valid_accuracy": "{:.2f}"},
-    **{"mse": "{:.4f}", "perplexity": "{:.2f}", "valid_perplexity": "{:.2f}", "paper": "{:.2f}"},
+    **{"mse": "{:.4f}", "perplexity": "{:,.2f}", "valid_perplexity": "{:,.2f}", "paper": "{:.2f}"},
     **{"seconds": "{:.1f}", "seconds an epoch": "{:.1f}", "peak MiB": "{:,.0f}"},
     **{"spread": "{:.2g}", "difference": "{:+.3g}", "low": "{:+.3g}", "high": "{:+.3g}"},
     **{"margin": "{:.3g}", "p": "{:.2g}", "power": "{:.2f}", "epoch": "{:.3g}"},

@@ -39,7 +39,7 @@ def block_system(model: nn.Module, *inputs: torch.Tensor) -> BlockSystem:
             numbers.
 
     Returns:
-        A :class:`sparsemat.networks.BlockSystem`: a snapshot, which does not follow the parameters.
+        A snapshot, a :class:`sparsemat.networks.BlockSystem` that does not follow the parameters.
 
     Raises:
         ValueError: The output is not finite, a parameter has no values, or torch refuses the

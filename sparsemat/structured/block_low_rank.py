@@ -73,7 +73,7 @@ class BlockLowRank(StructuredMatrix):
 
     @property
     def dof(self) -> int:
-        """``a c r (b + d - r)``: each block is a matrix of rank r."""
+        """``a c r (b + d - r)``, as each block is a matrix of rank r."""
         (a, c), (b, d) = self.grid, self.block
         return a * c * self.rank * (b + d - self.rank)
 

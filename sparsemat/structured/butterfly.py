@@ -107,7 +107,7 @@ class Butterfly(StructuredMatrix):
 
     @property
     def dof(self) -> int:
-        """``n (log2 n + 1)``: between neighbouring factors n scalings are free."""
+        """``n (log2 n + 1)``, as between neighbouring factors n scalings are free."""
         return self.num_parameters - self.shape[0] * (self.levels - 1)
 
     @property

@@ -73,7 +73,7 @@ class KroneckerSum(StructuredMatrix):
 
     @property
     def dof(self) -> int:
-        """``t (entries of A + entries of B - t)``: rearranged, W is a matrix of rank t."""
+        """``t (entries of A + entries of B - t)``, as W rearranged is a matrix of rank t."""
         return self.num_parameters - self.terms**2
 
     @property

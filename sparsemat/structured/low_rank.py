@@ -53,7 +53,7 @@ class LowRank(StructuredMatrix):
 
     @property
     def dof(self) -> int:
-        """``r (rows + columns - r)``: an invertible matrix between the factors is free."""
+        """``r (rows + columns - r)``, as an invertible matrix between the factors is free."""
         return self.rank * (sum(self.shape) - self.rank)
 
     @property
