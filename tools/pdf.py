@@ -91,10 +91,14 @@ def printed(page: Path, pdf: Path) -> Path:
 def main(arguments: list[str]) -> int:
     pdf = Path(arguments[0]) if arguments else ROOT / "_build" / "book.pdf"
     pdf.parent.mkdir(parents=True, exist_ok=True)
+    built = ROOT / "_build" / "singlehtml"
+    page = built / "book.html"
+    page.unlink(missing_ok=True)
     command = ["jupyter-book", "build", str(ROOT), "--builder", "singlehtml", "-q"]
     subprocess.run([str(Path(sys.executable).with_name(command[0])), *command[1:]], check=True)
-    pages = sorted((ROOT / "_build" / "singlehtml").rglob("*.html"), key=lambda p: p.stat().st_size)
-    print(f"{printed(pages[-1], pdf)}: {pdf.stat().st_size / 1e6:.1f} MB")
+    # the addresses in it are those of the top folder, wherever the builder puts it
+    shutil.copy(max(built.rglob("*.html"), key=lambda path: path.stat().st_size), page)
+    print(f"{printed(page, pdf)}: {pdf.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
