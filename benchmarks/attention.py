@@ -48,16 +48,12 @@ def cases() -> Iterator[Case]:
         ),
     }
     for name, (pattern, goal) in patterns.items():
-        found = case(
-            f"softmax, {name}, T {size}",
-            size,
-            lambda q, k, v, pattern=pattern: attend(q, k, v, pattern=pattern),
-            goal=goal,
-        )
-        yield found
+        name, product = f"softmax, {name}, T {size}", partial(attend, pattern=pattern)
+        yield case(name, size, product, goal=goal)
         if goal is not None:
-            whole = case("", size, partial(attend, form="square")).ours[1]
-            yield replace(found, baseline=("all of A(X)", whole), memory_goal=goal)
+            whole = "all of A(X)", partial(attend, form="square")
+            found = case(name, size, product, goal=goal, against=whole)
+            yield replace(found, memory_goal=goal)
 
     yield alibi(1024)
 
@@ -69,13 +65,12 @@ def alibi(length: int) -> Case:
     bias = slopes * (place - place[:, None])
     bias = bias.masked_fill(place > place[:, None], float("-inf"))
     feature = slopes.expand(-1, length, 1), place[:, None].float()
-    found = case(
+    return case(
         f"softmax, causal ALiBi, T {length}",
         length,
-        lambda q, k, v: attend(q, k, v, causal=True, bias=feature),
-        against=lambda q, k, v: scaled_dot_product_attention(q, k, v, attn_mask=bias),
+        partial(attend, causal=True, bias=feature),
+        against=("torch, bias as a mask", partial(scaled_dot_product_attention, attn_mask=bias)),
     )
-    return replace(found, baseline=("torch, bias as a mask", found.baseline[1]))
 
 
 def case(
@@ -86,9 +81,9 @@ def case(
     causal: bool = False,
     goal: float | None = None,
     stretch: float | None = None,
-    against: Callable | None = None,
+    against: tuple[str, Callable] | None = None,
 ) -> Case:
-    """A product on random heads beside torch's fused softmax attention, or another."""
+    """A product on random heads beside torch's fused softmax attention, or another by name."""
     shape = BATCH, HEADS, length, DIM
     q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
     grad = torch.randn(shape)
@@ -97,12 +92,12 @@ def case(
         function(q, k, v).backward(grad)
         q.grad = k.grad = v.grad = None
 
-    against = against or partial(scaled_dot_product_attention, is_causal=causal)
-
+    fused = "torch's fused softmax", partial(scaled_dot_product_attention, is_causal=causal)
+    label, other = against or fused
     name = f"attention, {name}, {HEADS} heads of {DIM}"
     return Case(
         name,
-        ("torch's fused softmax", lambda: run(against)),
+        (label, lambda: run(other)),
         ("ours", lambda: run(product)),
         goal,
         stretch,

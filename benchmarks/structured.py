@@ -90,10 +90,10 @@ def fast_transforms() -> Iterator[Case]:
         yield Case(f"butterfly {size}, batch {BATCH}, forward", ("dense", forward(dense, x)),
                    ("Butterfly", forward(butterfly, x)), 1 if size >= 1024 else None)  # fmt: skip
     for size in (1024, 4096):
-        transform, order, x = *fourier(size), torch.randn(BATCH, size, dtype=torch.complex64)
+        x = torch.randn(BATCH, size, dtype=torch.complex64)
         yield Case(f"Fourier transform {size}, batch {BATCH}, forward",
-                   ("torch.fft", lambda x=x: torch.fft.fft(x)),
-                   ("Butterfly", forward(transform, x, order)))  # fmt: skip
+                   ("torch.fft", forward(torch.fft.fft, x)),
+                   ("Butterfly", forward(fourier(size), x)))  # fmt: skip
     length, batch = 4096, 64
     model, x = DiagonalStateSpace((length, length), 64), torch.randn(batch, length)
     kernel = model.kernel().detach()
@@ -107,8 +107,8 @@ def fast_transforms() -> Iterator[Case]:
                ("DiagonalStateSpace", forward(model, x)), 1.5)  # fmt: skip
 
 
-def fourier(size: int) -> tuple[Butterfly, Tensor]:
-    """The Fourier matrix as a butterfly, and the order that its inputs take: their bits reversed.
+def fourier(size: int) -> Callable[[Tensor], Tensor]:
+    """The Fourier transform as a butterfly of the inputs with their bits reversed.
 
     Source: Chapter "Products of sparse factors".
     """
@@ -119,7 +119,8 @@ def fourier(size: int) -> tuple[Butterfly, Tensor]:
         levels.append(torch.stack([w**0, w, w**0, -w], -1).view(low, 2, 2).repeat(2**i, 1, 1))
     transform.twiddle = nn.Parameter(torch.stack(levels))
     bits = torch.arange(size).reshape([2] * transform.levels)
-    return transform, bits.permute(*reversed(range(transform.levels))).flatten()
+    order = bits.permute(*reversed(range(transform.levels))).flatten()
+    return lambda x: transform(x[:, order])
 
 
 def tiles() -> Iterator[Case]:
@@ -151,12 +152,12 @@ def _tile_layers(rows: int, inputs: int, outputs: int, rank: int):
     return nn.Linear(inputs, outputs, False), layer, torch.randn(rows, inputs)
 
 
-def forward(module: nn.Module, x: Tensor, order: Tensor | None = None) -> Callable[[], Tensor]:
-    """The product without gradients, of inputs in this order."""
+def forward(module: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
+    """The product without gradients."""
 
     def program() -> Tensor:
         with torch.no_grad():
-            return module(x if order is None else x[:, order])
+            return module(x)
 
     return program
 
