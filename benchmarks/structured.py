@@ -20,6 +20,7 @@ from sparsemat.structured import (
     StructuredMatrix,
     TileBases,
     TileSequential,
+    bit_reversal,
 )
 
 from .paired import Case
@@ -93,7 +94,7 @@ def fast_transforms() -> Iterator[Case]:
         x = torch.randn(BATCH, size, dtype=torch.complex64)
         yield Case(f"Fourier transform {size}, batch {BATCH}, forward",
                    ("torch.fft", forward(torch.fft.fft, x)),
-                   ("Butterfly", forward(fourier(size), x)))  # fmt: skip
+                   ("Butterfly", forward(fast_fourier(size), x)))  # fmt: skip
     length, batch = 4096, 64
     model, x = DiagonalStateSpace((length, length), 64), torch.randn(batch, length)
     kernel = model.kernel().detach()
@@ -107,19 +108,9 @@ def fast_transforms() -> Iterator[Case]:
                ("DiagonalStateSpace", forward(model, x)), 1.5)  # fmt: skip
 
 
-def fourier(size: int) -> Callable[[Tensor], Tensor]:
-    """The Fourier transform as a butterfly of the inputs with their bits reversed.
-
-    Source: Chapter "Products of sparse factors".
-    """
-    transform, levels = Butterfly((size, size)), []
-    for i in range(transform.levels):
-        low = size >> (i + 1)
-        w = torch.exp(-1j * torch.pi * torch.arange(low) / low)
-        levels.append(torch.stack([w**0, w, w**0, -w], -1).view(low, 2, 2).repeat(2**i, 1, 1))
-    transform.twiddle = nn.Parameter(torch.stack(levels))
-    bits = torch.arange(size).reshape([2] * transform.levels)
-    order = bits.permute(*reversed(range(transform.levels))).flatten()
+def fast_fourier(size: int) -> Callable[[Tensor], Tensor]:
+    """The Fourier transform of a batch of vectors as a butterfly, with the order of its inputs."""
+    transform, order = Butterfly.fourier(size), bit_reversal(size)
     return lambda x: transform(x[:, order])
 
 

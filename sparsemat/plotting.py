@@ -139,7 +139,7 @@ def spy(
         for edge in range(blocks[1], cols, blocks[1]):
             ax.axvline(edge - 0.5, **style)
     ax.set(xticks=[], yticks=[], xlabel="input", ylabel="output")
-    ax.set_title(f"{rows} x {cols}, {pattern.nnz} nonzeros" if title is None else title)
+    ax.set_title(f"{rows}x{cols}, {pattern.nnz} nonzeros" if title is None else title)
     return ax
 
 

@@ -8,6 +8,7 @@ from math import isclose, isfinite
 from numbers import Integral, Real
 
 NOTHING = "\u2013"  # shown for None and NaN
+CARDS = 3  # columns from which on a phone shows each row as a card
 
 
 class Table:
@@ -69,8 +70,9 @@ class Table:
             f'<th scope="col"{kind}>{escape(heading)}</th>' if heading.strip() else "<td></td>"
             for heading, kind in zip(headings, classes, strict=True)
         )
+        cards = " cards" if len(self.columns) >= CARDS else ""
         lines = [
-            '<div class="table-scroll"><table class="results cards">',
+            f'<div class="table-scroll"><table class="results{cards}">',
             f"<caption>{escape(self.caption)}</caption>",
             f"<thead><tr>{head}</tr></thead>",
             "<tbody>",

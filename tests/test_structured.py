@@ -29,6 +29,7 @@ from sparsemat.structured import (
     TileBases,
     Toeplitz,
     Usv,
+    bit_reversal,
     butterfly_patterns,
     hamilton,
     parameter_groups,
@@ -342,7 +343,10 @@ REFUSED = {
     "columns that blocks do not divide": (lambda: Blast((6, 8), (3, 3), 1), "got 8 and 3"),
     "rank above the side of a block": (lambda: Monarch((6, 8), (3, 2), 3), "=2, got 3"),
     "too many terms": (lambda: KroneckerSum((6, 8), (3, 2), 7), "6, got 7"),
-    "size that is no power of two": (lambda: Butterfly((6, 6)), r"got \(6, 6\)"),
+    "size that is no power of two": (lambda: Butterfly((6, 6)), "got 6"),
+    "butterfly that is not square": (lambda: Butterfly((4, 8)), r"got shape \(4, 8\)"),
+    "Fourier transform of no power of two": (lambda: Butterfly.fourier(12), "got 12"),
+    "bits of no power of two": (lambda: bit_reversal(1), "got 1"),
     "factors that do not fit": (
         lambda: SparseProduct((6, 8), (IRREGULAR[1], IRREGULAR[0])),
         "got 5 after 6",
@@ -442,13 +446,22 @@ class TestLattice:
         for bits in (3, 5):
             n = 2**bits
             fourier = torch.fft.fft(torch.eye(n).to(torch.complex128))
-            reversed_bits = torch.arange(n).reshape([2] * bits)
-            order = reversed_bits.permute(*range(bits - 1, -1, -1)).flatten()
+            order = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(n)]
             found = Butterfly.project(fourier[:, order])
             assert found.error < 1e-12
             assert all(factor.nnz == 2 * n for factor in found.matrix.factors())
             near(found.matrix.matrix().to_dense(), fourier[:, order])
             assert not is_in(fourier, Butterfly)
+
+    @pytest.mark.parametrize("size", [2, 4, 64])
+    def test_fourier_with_reversed_inputs_is_the_transform_and_trains(self, size):
+        transform, order = Butterfly.fourier(size), bit_reversal(size)
+        assert order.tolist() == [int(f"{i:b}".zfill(size.bit_length() - 1)[::-1], 2)
+                                  for i in range(size)]  # fmt: skip
+        x = torch.randn(3, size, dtype=transform.dtype)
+        near(transform(x[:, order]), torch.fft.fft(x))
+        transform(x).abs().sum().backward()
+        assert transform.twiddle.grad.abs().sum() > 0
 
     def test_a_butterfly_with_empty_blocks_is_found_to_rounding(self):
         for seed in range(5):

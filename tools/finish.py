@@ -8,6 +8,8 @@ from urllib.parse import unquote
 from fontTools import subset
 from fontTools.ttLib import TTFont
 
+from sparsemat.tables import CARDS
+
 # Font Awesome comes twice, as a font with its style sheet and as 1.5 MB of script; thebe is for
 # running cells in the page, which this book does not offer.
 UNUSED = re.compile(
@@ -38,7 +40,6 @@ NUMBER = re.compile(r'<th (?=[^>]*class="number")(?=[^>]*scope="row")')
 HEADING = re.compile(r"<th[^>]*>(.*?)</th>", re.DOTALL)
 CELL = re.compile(r"<(tr|td)(?=[ >])")
 FIRST_NUMBER = re.compile(r"(<tr[^>]*><td)(?=[^>]*><p>[\d.]+</p></td>)")
-MANY = 3  # columns, which a phone has no room for
 # What the theme and the extensions write that a reader or a screen reader cannot use.
 MENDED = (
     (re.compile(r'(<summary) aria-label="Toggle hidden content"'), r"\1"),
@@ -81,7 +82,7 @@ def finish(app, error) -> None:
 def as_cards(match: re.Match) -> str:
     """A wide table whose cells know their headings, so that rows can become cards on a phone."""
     headings = [re.sub(r"<[^>]*>", "", text) for text in HEADING.findall(match["head"])]
-    if len(headings) < MANY or "math" in match["head"]:
+    if len(headings) < CARDS or "math" in match["head"]:
         return match[0]
     column = 0
 

@@ -23,8 +23,8 @@ from .tile_networks import VARIANTS, Block
 
 WIDTH, DEPTH, INNER, FEATURES = 256, 7, 64, 32
 # kernel, stride and padding of each soft split
-IMAGENET = ((7, 4, 2), (3, 2, 1), (3, 2, 1))  # as published: 224 pixels to 14 x 14 tokens
-CIFAR = ((7, 4, 2), (3, 2, 1))  # 32 pixels to 4 x 4 tokens
+IMAGENET = ((7, 4, 2), (3, 2, 1), (3, 2, 1))  # as published: 224 pixels to 14x14 tokens
+CIFAR = ((7, 4, 2), (3, 2, 1))  # 32 pixels to 4x4 tokens
 NAMES = "dense", "tiles 24, pruned Strassen"
 STEPS, RATE, SEED = 250, 5e-4, 0  # fixed before any run; none was tuned
 RECORD = Path(__file__).parents[2] / "results" / "structured" / "tokens_to_token.json"

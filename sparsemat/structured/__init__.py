@@ -5,7 +5,7 @@ from .base import Projection, StructuredLinear, StructuredMatrix, parameter_grou
 from .blast import Blast
 from .block_low_rank import BlockLowRank, Monarch
 from .block_sparse import BlockSparse
-from .butterfly import Butterfly
+from .butterfly import Butterfly, bit_reversal
 from .kronecker import KroneckerSum, hamilton, phm
 from .low_rank import LowRank, Usv
 from .network import from_module
@@ -50,6 +50,7 @@ __all__ = [
     "Toeplitz",
     "Usv",
     "brent_residuals",
+    "bit_reversal",
     "butterfly_patterns",
     "diagonal_init",
     "flattening_bound",

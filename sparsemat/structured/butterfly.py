@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -31,11 +33,37 @@ class Butterfly(StructuredMatrix):
     def __init__(self, shape: tuple[int, int]) -> None:
         super().__init__(shape)
         size = self.shape[0]
-        if self.shape[1] != size or size < 2 or size & (size - 1):
-            raise ValueError(f"shape must be square with a power of two from 2 on, got {shape}")
-        self.levels = size.bit_length() - 1
+        if self.shape[1] != size:
+            raise ValueError(f"a butterfly is square, got shape {shape}")
+        self.levels = _levels(size)
         self.twiddle = nn.Parameter(torch.empty(self.levels, size // 2, 2, 2))
         self.reset_parameters()
+
+    @classmethod
+    def fourier(cls, size: int) -> Self:
+        r"""The discrete Fourier transform of inputs in bit-reversed order, as ``torch.fft.fft``.
+
+        Level i has the matrices :math:`\begin{pmatrix}1&w^l\\1&-w^l\end{pmatrix}`, where l is the
+        number of the bits below bit i and :math:`w=e^{-\pi i/2^{k-1-i}}`. Its numbers are complex
+        of the default dtype's precision: ``Butterfly.fourier(n)(x[..., bit_reversal(n)])`` is
+        ``torch.fft.fft(x)`` for a complex x.
+
+        Args:
+            size: n, a power of two from 2 on.
+
+        Raises:
+            ValueError: The size is not a power of two.
+
+        Source: Theorem of Cooley and Tukey in the chapter "Products of sparse factors".
+        """
+        matrix, levels = cls((size, size)), []
+        for i in range(matrix.levels):
+            low = size >> (i + 1)
+            w = torch.exp(-1j * torch.pi * torch.arange(low) / low)
+            small = torch.stack([w**0, w, w**0, -w], -1).view(low, 2, 2)
+            levels.append(small.repeat(2**i, 1, 1))
+        matrix.twiddle = nn.Parameter(torch.stack(levels))
+        return matrix
 
     def reset_parameters(self) -> None:
         """Gaussian entries of variance 1/2, so that each factor keeps the variance."""
@@ -134,3 +162,24 @@ class Butterfly(StructuredMatrix):
         norms = self.twiddle.flatten(1).norm(dim=1)  # all factors get the same
         if norms.all():
             self.twiddle.mul_((norms.log().mean().exp() / norms)[:, None, None, None])
+
+
+def bit_reversal(size: int) -> Tensor:
+    """The numbers from 0 to size - 1 with their bits reversed, shape ``(size,)``, integers.
+
+    Args:
+        size: A power of two from 2 on.
+
+    Raises:
+        ValueError: The size is not a power of two.
+
+    Source: Theorem of Cooley and Tukey in the chapter "Products of sparse factors".
+    """
+    bits = _levels(size)
+    return torch.arange(size).reshape([2] * bits).permute(*reversed(range(bits))).flatten()
+
+
+def _levels(size: int) -> int:
+    if size < 2 or size & (size - 1):
+        raise ValueError(f"the size must be a power of two from 2 on, got {size}")
+    return size.bit_length() - 1

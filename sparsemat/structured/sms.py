@@ -51,7 +51,7 @@ def read_sms(path: str | Path) -> np.ndarray:
             return matrix
         rows, cols = matrix.shape
         if not (1 <= i <= rows and 1 <= j <= cols):
-            raise ValueError(f"{where}: an entry must lie in {rows} x {cols}, got ({i}, {j})")
+            raise ValueError(f"{where}: an entry must lie in {rows}x{cols}, got ({i}, {j})")
         if (i, j) in seen:
             raise ValueError(f"{where}: an entry must come once, got ({i}, {j}) again")
         seen.add((i, j))
