@@ -62,10 +62,13 @@ def characters(name: str, train: int, others: int) -> dict[str, tuple[Tensor, Te
 
 
 def prepared(parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Rows of pixels, mean 0 and variance 1 on the images to train on."""
-    pixels = parts["train"][0].float()
+    """Rows of pixels of the default dtype, mean 0 and variance 1 on the images to train on."""
+    dtype = torch.get_default_dtype()
+    pixels = parts["train"][0].to(dtype)
     mean, deviation = pixels.mean(), pixels.std()
-    return {part: ((x.float().flatten(1) - mean) / deviation, y) for part, (x, y) in parts.items()}
+    return {
+        part: ((x.to(dtype).flatten(1) - mean) / deviation, y) for part, (x, y) in parts.items()
+    }
 
 
 def batches(
