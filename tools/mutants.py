@@ -303,10 +303,18 @@ CORE = [
         "data-embedding",
     ),
     Mutation(
-        "lower and upper bandwidth are exchanged",
+        "lower and upper bandwidth of triples are exchanged",
         "sparsemat/pattern.py",
         "\n_low, _up = Pattern.lower_bandwidth, Pattern.upper_bandwidth\n"
         "Pattern.lower_bandwidth, Pattern.upper_bandwidth = _up, _low\n",
+        "gated",
+        "gate-lstm",
+    ),
+    Mutation(
+        "lower and upper bandwidth of a Kronecker product are exchanged",
+        "sparsemat/kronecker.py",
+        "\n_low, _up = KroneckerPattern.lower_bandwidth, KroneckerPattern.upper_bandwidth\n"
+        "KroneckerPattern.lower_bandwidth, KroneckerPattern.upper_bandwidth = _up, _low\n",
         "convolution",
         "conv-same-band",
     ),
