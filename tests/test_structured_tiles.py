@@ -241,7 +241,7 @@ class TestPublishedSchemes:
         [
             ("", "rows and columns, got nothing"),
             ("2 2 R\n1 1 1\n", "end with 0 0 0, got '1 1 1'"),
-            ("2 2 R\n1 3 1\n0 0 0\n", r"line 2: .* 2 x 2, got \(1, 3\)"),
+            ("2 2 R\n1 3 1\n0 0 0\n", r"line 2: .* 2x2, got \(1, 3\)"),
             ("2 2 R\n1 0 1\n0 0 0\n", r"line 2: .* got \(1, 0\)"),
             ("2 2 R\n1 1 1\n\n1 1 2\n0 0 0\n", r"line 4: .* once, got \(1, 1\)"),
             ("2 2 R\n1 1\n0 0 0\n", "line 2: .* 3 words, got 2"),
