@@ -32,7 +32,7 @@ def collect(results: Path) -> list[dict]:
             ["git", "-C", str(results), *command], capture_output=True, text=True, check=True
         ).stdout
 
-    now = {path.stem: records.read(path) for path in sorted(results.glob("*.json"))}
+    now = {records.name_of(record): record for record in records.read_all(results)}
     seen = {record["weights_sha256"] for record in now.values()}
     found = []
     log = git("log", "--reverse", "--format=%x00%H %cs", "--name-status", "--", "*.json")
