@@ -72,7 +72,7 @@ def test_spy_says_which_axis_is_which():
 def test_spy_title_and_blocks():
     pattern = sm.conv_pattern(2, 3, 4, 2)
     ax = plotting.spy(pattern, blocks=(3, 4))
-    assert ax.get_title() == f"9 x 8, {pattern.nnz} nonzeros"
+    assert ax.get_title() == f"9x8, {pattern.nnz} nonzeros"
     horizontal = sorted(line.get_ydata()[0] for line in ax.lines[:2])
     vertical = [line.get_xdata()[0] for line in ax.lines[2:]]
     assert horizontal == [2.5, 5.5]
