@@ -14,7 +14,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap, to_rgba
+from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
+from torch import Tensor
 
 from .matrix import SparseMatrix
 from .pattern import Pattern
@@ -215,6 +217,30 @@ def curves(
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend()
     return ax
+
+
+def filters(banks: Mapping[str, Tensor]) -> Figure:
+    """Draw filters as small images, one row a bank.
+
+    Args:
+        banks: Name to filters ``(count, inputs, height, width)``, as many in each: of 3 inputs for
+            colours with grey for zero, or of 1 for blue where positive and red where negative. Each
+            row has a scale of its own.
+
+    Returns:
+        The figure, with the names beside the rows.
+    """
+    count = len(next(iter(banks.values())))
+    size = 7, 0.2 + 0.5 * len(banks)
+    fig, axes = plt.subplots(len(banks), count, figsize=size, layout="constrained", squeeze=False)
+    for line, (name, bank) in zip(axes, banks.items(), strict=True):
+        scaled = (bank / bank.abs().max()).numpy(force=True)
+        for ax, image in zip(line, scaled, strict=True):
+            shown = image[0] if len(image) == 1 else 0.5 + 0.5 * image.transpose(1, 2, 0)
+            ax.imshow(shown, cmap=SIGNED, vmin=-1, vmax=1)
+            ax.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    return fig
 
 
 def _figsize(rows: int, cols: int, most: float = 4.5) -> tuple[float, float]:

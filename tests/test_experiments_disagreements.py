@@ -58,7 +58,8 @@ def test_pairs_are_counted_and_tested():
     truth = torch.zeros(12, dtype=torch.int64)
     first = torch.tensor([0] * 9 + [1] * 3)  # wrong on the last three
     second = torch.tensor([1] * 8 + [0] * 2 + [2] * 2)  # right on the ninth and the tenth
-    table = disagreements.pairs(truth, torch.stack([first, second, first], 1), ["a", "b", "c"])
+    answers = {"a": first, "b": second, "c": first}
+    table = disagreements.pairs({name: given == truth for name, given in answers.items()})
     assert table[["first", "second"]].agg("".join, axis=1).tolist() == ["ab", "ac", "bc"]
     assert table["only first"].tolist() == [8, 0, 1]
     assert table["only second"].tolist() == [1, 0, 8]

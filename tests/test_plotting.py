@@ -168,3 +168,14 @@ MAPS = re.compile(r'cmap\s*=\s*"(?!gray")\w+"')
 def test_pages_draw_in_the_house_colours(page):
     """Other maps of colours glare on a dark page; grey is for photographs."""
     assert MAPS.findall(page.read_text()) == []
+
+
+def test_filters_are_a_row_a_bank_in_colour_or_signed():
+    colour, single = torch.randn(2, 5, 3, 4, 4), torch.randn(5, 1, 3, 3)
+    fig = plotting.filters({"native": colour[0], "tied": colour[1], "one input": single})
+    assert [ax.get_ylabel() for ax in fig.axes[::5]] == ["native", "tied", "one input"]
+    shown = [np.asarray(ax.images[0].get_array()) for ax in fig.axes]
+    assert [image.shape for image in shown[::5]] == [(4, 4, 3), (4, 4, 3), (3, 3)]
+    scale = colour[1].abs().max()
+    np.testing.assert_allclose(shown[6], 0.5 + 0.5 * colour[1, 1].permute(1, 2, 0) / scale)
+    np.testing.assert_allclose(shown[-1], single[4, 0] / single.abs().max())

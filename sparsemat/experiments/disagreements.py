@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
@@ -104,25 +104,22 @@ def read(results: Path | str, experiment: str) -> dict[str, Tensor]:
     return load_file(Path(results) / weights.FOLDER / f"{experiment}-disagreements.safetensors")
 
 
-def pairs(truth: Tensor, answers: Tensor, names: Sequence[str]) -> pd.DataFrame:
+def pairs(right: Mapping[str, Tensor]) -> pd.DataFrame:
     """McNemar's exact test for every two runs: do they fail equally often?
 
     Only the images that one of the two gets right and the other does not tell them apart.
 
     Args:
-        truth: The classes, ``(N,)``.
-        answers: The classes that each run answers, ``(N, runs)``.
-        names: Names of the runs.
+        right: By the name of each run, whether it gets each image right, bool ``(N,)``.
 
     Returns:
         One row a pair: ``first`` and ``second``, the numbers of images that only the one gets
         right, ``only first`` and ``only second``, and ``p``, the probability of numbers at least
         as uneven if both runs fail equally often.
     """
-    right = (answers == truth[:, None]).numpy()
     rows = []
-    for one, other in zip(*np.triu_indices(len(names), 1), strict=True):
-        only = [int((right[:, a] & ~right[:, b]).sum()) for a, b in ((one, other), (other, one))]
+    for one, other in combinations(right, 2):
+        only = [int((right[a] & ~right[b]).sum()) for a, b in ((one, other), (other, one))]
         p = stats.binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
-        rows.append((names[one], names[other], *only, p))
+        rows.append((one, other, *only, p))
     return pd.DataFrame(rows, columns=["first", "second", "only first", "only second", "p"])
