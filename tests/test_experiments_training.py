@@ -156,6 +156,22 @@ def test_early_stopping_watches_examples_it_does_not_train_on():
     assert [len(parts[name][0]) for name in ("train", "valid", "test")] == [540, 60, 200]
 
 
+def test_numbers_below_the_normal_ones_are_zero_in_training_and_nowhere_else(monkeypatch):
+    tiny, seen = torch.full((8,), 1e-39), []
+    steps = training.steps
+
+    def watched(*arguments, **options):
+        for loss in steps(*arguments, **options):
+            seen.append((tiny * 1).count_nonzero().item())
+            yield loss
+
+    monkeypatch.setattr(training, "steps", watched)
+    small = replace(EXPERIMENTS["mnist"].profiles["quick"], epochs=1)
+    training.train(small, "native", 0, fabric=devices.make_fabric("cpu", "32-true"))
+    assert set(seen) == {0}
+    assert (tiny * 1).count_nonzero() == 8
+
+
 def test_the_step_schedule_falls_at_its_milestones():
     configuration = replace(QUICK, schedule="steps", milestones=(2, 3), factor=0.5, epochs=4)
     model = torch.nn.Linear(1, 1)

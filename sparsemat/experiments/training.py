@@ -24,7 +24,7 @@ from tqdm import tqdm
 from . import checkpoints, datasets, models
 from .augmentation import AUGMENTATIONS
 from .configurations import Configuration
-from .devices import peak_mebibytes, synchronised
+from .devices import flush_subnormals, peak_mebibytes, synchronised
 from .records import selected
 from .tasks import TASKS, Task
 
@@ -60,6 +60,7 @@ class Progress:
         return pd.DataFrame(self.curve).set_index("epoch")
 
 
+@flush_subnormals()
 def train(
     configuration: Configuration,
     variant: str,
