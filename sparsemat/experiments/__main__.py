@@ -109,12 +109,17 @@ def _downloads(options: argparse.Namespace) -> int:
 
 
 def _weights(options: argparse.Namespace) -> int:
-    from . import checkpoints, records, weights
+    from . import weights
+
+    print(weights.keep(options.record, _checkpoint(options), options.results, options.words))
+    return 0
+
+
+def _checkpoint(options: argparse.Namespace) -> Path:
+    from . import checkpoints, records
 
     profile = records.read(options.record)["profile"]
-    checkpoint = checkpoints.path_of(options.runs, options.record.stem, profile)
-    print(weights.keep(options.record, checkpoint, options.results, options.words))
-    return 0
+    return checkpoints.path_of(options.runs, options.record.stem, profile)
 
 
 def _disagreements(options: argparse.Namespace) -> int:
@@ -128,6 +133,13 @@ def _learned(options: argparse.Namespace) -> int:
     from . import learned
 
     print(learned.collect(options.results, options.runs, options.names))
+    return 0
+
+
+def _reach(options: argparse.Namespace) -> int:
+    from . import reach
+
+    print(reach.collect(options.record, _checkpoint(options), options.results))
     return 0
 
 
@@ -210,6 +222,12 @@ def _parser() -> argparse.ArgumentParser:
     learned.add_argument("--runs", **runs)
     learned.add_argument("--results", **results)
     learned.set_defaults(command=_learned)
+
+    reach = commands.add_parser("reach", help="measure how far back a language model looks")
+    reach.add_argument("record", type=Path)
+    reach.add_argument("--runs", **runs)
+    reach.add_argument("--results", **results)
+    reach.set_defaults(command=_reach)
 
     superseded = commands.add_parser("superseded", help="list replaced runs from the git history")
     superseded.add_argument("--results", **results)
