@@ -48,6 +48,20 @@ def test_the_summary_has_a_row_a_variant():
     assert report.costs(found)["peak MiB"].tolist() == [3.0, 3.0]
 
 
+def test_costs_on_different_machines_stand_apart():
+    found = [made_up("tied", 0, 91.0), made_up("native", 0, 90.0), made_up("native", 1, 92.0)]
+    found[2]["device"] = {"type": "cuda", "name": "a GPU", "threads": 2}
+    found[2]["curve"] = [last | {"seconds": 1.0} for last in found[2]["curve"]]
+    table = report.costs(found)
+    assert list(table.index) == ["native", "native", "tied"]
+    own = found[0]["device"]
+    mine = f"{own['name']}, {own['threads']} thread{'s' * (own['threads'] != 1)}"
+    assert table["machine"].tolist() == [mine, "a GPU, 2 threads", mine]
+    assert table["seconds an epoch"].tolist() == [found[1]["curve"][0]["seconds"], 1.0] + [
+        found[0]["curve"][0]["seconds"]
+    ]
+
+
 def test_runs_end_with_their_losses():
     found = [made_up("tied", 0, 91.0), made_up("native", 0, 90.0), made_up("native", 1, 92.0)]
     found[0]["last"]["train_loss"] = 0.25

@@ -106,9 +106,29 @@ def summary(found: list[dict]) -> pd.DataFrame:
 
 
 def costs(found: list[dict]) -> pd.DataFrame:
-    """Median seconds of training an epoch and largest memory of the process, one row a variant."""
-    table = records.table(found).set_index("variant")
-    return table[["seconds an epoch", "peak MiB"]]
+    """What runs cost, by variant and machine.
+
+    Args:
+        found: Records of one experiment and profile.
+
+    Returns:
+        A row for each variant and machine, the machines of a variant together: ``machine``
+        (processor and threads, or GPU), median ``seconds an epoch`` of training, and ``peak MiB``,
+        the most memory of a process.
+    """
+    machines: dict[str, list[dict]] = {}
+    for record in found:
+        machines.setdefault(_machine(record["device"]), []).append(record)
+    tables = [records.table(runs).assign(machine=name) for name, runs in machines.items()]
+    table = pd.concat(tables).set_index("variant")
+    order = list(records.table(found)["variant"])
+    table = table.sort_index(key=lambda names: names.map(order.index), kind="stable")
+    return table[["machine", "seconds an epoch", "peak MiB"]]
+
+
+def _machine(device: dict) -> str:
+    threads = device.get("threads")
+    return device["name"] + (f", {threads} thread{'s' * (threads != 1)}" if threads else "")
 
 
 def relative(found: list[dict], seed: int = 0) -> pd.DataFrame:
