@@ -5,8 +5,9 @@ from itertools import product
 
 import pytest
 import torch
+from short_runs import short_runs
 
-from sparsemat.experiments import datasets, learned, records, runs, weights
+from sparsemat.experiments import datasets, learned, records, weights
 from sparsemat.experiments.__main__ import main
 
 NAMES = {v: f"mnist-{v}-0-1-epochs" for v in ("native", "tied", "untied")}
@@ -15,11 +16,7 @@ NAMES = {v: f"mnist-{v}-0-1-epochs" for v in ("native", "tied", "untied")}
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder of short runs, one a variant."""
-    folder = tmp_path_factory.mktemp("runs")
-    for variant, name in NAMES.items():
-        _, path = runs.run("mnist", variant, device="cpu", epochs=1, runs=folder)
-        assert path.stem == name
-    return folder
+    return short_runs(tmp_path_factory.mktemp("runs"), "mnist", NAMES)
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+from short_runs import short_runs
 
-from sparsemat.experiments import datasets, models, reach, records, runs, weights
+from sparsemat.experiments import datasets, models, reach, records, weights
 from sparsemat.experiments.__main__ import main
 
 NAMES = {v: f"ptb-{v}-0-1-epochs" for v in ("native", "tied", "windowed")}
@@ -14,11 +15,7 @@ NAMES = {v: f"ptb-{v}-0-1-epochs" for v in ("native", "tied", "windowed")}
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder of short runs, one a variant."""
-    folder = tmp_path_factory.mktemp("runs")
-    for variant, name in NAMES.items():
-        _, path = runs.run("ptb", variant, device="cpu", epochs=1, runs=folder)
-        assert path.stem == name
-    return folder
+    return short_runs(tmp_path_factory.mktemp("runs"), "ptb", NAMES)
 
 
 def files(folder, variant):

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 import sparsemat as sm
 
 from . import datasets, records, weights
+from .devices import make_fabric
 from .files import atomic
 from .models.text import attention_matrices
 from .runs import find
-from .training import EVALUATION_BATCH
+from .tasks import TASKS
+from .training import EVALUATION_BATCH, evaluate
 
 VARIANTS = "tied", "windowed"  # with softmax, in a layer that can be cut to a band
 ROUNDED = 1e-3  # share by which another machine may move a perplexity
@@ -66,15 +68,15 @@ def collect(record_path: Path, checkpoint: Path, results: Path) -> Path:
     model = weights.restored(run, checkpoint).eval()
     text = datasets.load(configuration.dataset).test
     length = text[0].shape[1]
-    bands = [0, *(2**k for k in range((length - 1).bit_length())), length - 1]
-    found = [_perplexity(model, text, band) for band in sorted(set(bands))]
+    bands = sorted({0, *(2**k for k in range((length - 1).bit_length())), length - 1})
+    found = [_perplexity(model, text, band) for band in bands]
     if abs(found[-1] / run["last"]["perplexity"] - 1) > ROUNDED:
         raise ValueError(
             f"{name} must reach its record's perplexity {run['last']['perplexity']:.4f}, "
             f"got {found[-1]:.4f}"
         )
     measured = {
-        "bands": torch.tensor(sorted(set(bands))),
+        "bands": torch.tensor(bands),
         "perplexity": torch.tensor(found, dtype=torch.float64),
         "attention": _by_distance(model, text[0]),
     }
@@ -103,13 +105,10 @@ def _perplexity(model: nn.Module, text: tuple[Tensor, Tensor], band: int) -> flo
     own = [layer.window for layer in layers]
     for layer, window in zip(layers, own, strict=True):
         layer.window = band if window is None else min(band, window)
-    nats = [
-        model(x, y).double().sum()
-        for x, y in zip(*(part.split(EVALUATION_BATCH) for part in text), strict=True)
-    ]
+    _, found = evaluate(model, TASKS["language"], *text, make_fabric("cpu", "32-true"))
     for layer, window in zip(layers, own, strict=True):
         layer.window = window
-    return (sum(nats) / text[1].numel()).exp().item()
+    return found
 
 
 def _by_distance(model: nn.Module, words: Tensor) -> Tensor:
