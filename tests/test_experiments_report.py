@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sparsemat.experiments import records, report
+from sparsemat.experiments import datasets, records, report
+from sparsemat.experiments.chapter import Chapter
 from sparsemat.experiments.configurations import EXPERIMENTS
 
 QUICK = EXPERIMENTS["mnist"].profiles["quick"]
@@ -46,6 +47,29 @@ def test_the_summary_has_a_row_a_variant():
     assert report.run_curves(found, seed=1) == {"native": [92.0]}
     assert list(report.run_curves(found[::-1])) == ["native", "tied"]
     assert report.costs(found)["peak MiB"].tolist() == [3.0, 3.0]
+
+
+def test_a_chapter_says_how_long_its_runs_take_on_the_machines_that_are_known(monkeypatch):
+    found = [made_up("native", seed, 90.0) for seed in (0, 1, 2)]
+    found[2]["device"] = {"type": "cpu", "name": "another", "threads": 4}
+    found[2]["last"] = found[2]["last"] | {"epoch": 4}  # in as much time
+    monkeypatch.setattr(records, "read_all", lambda *of: found)
+    chapter = Chapter("mnist", full=True, variants=["native", "tied"], epochs=2)
+    vars(chapter)["data"] = datasets.load("mnist-sample")
+    assert chapter.about().splitlines()[1:] == [
+        "native: about 4 min a seed, for 2 epochs, by 2 records (a CPU, 1 thread)",
+        "native: about 1 min a seed, for 2 epochs, by 1 record (another, 4 threads)",
+        "tied: no record says how long a seed takes",
+        "No run on a GPU has been recorded, so its time is not known.",
+    ]
+
+
+def test_a_chapter_whose_run_may_end_early_says_at_most(monkeypatch):
+    found = [made_up("tied", 0, 90.0) | {"profile": "paper"}]
+    monkeypatch.setattr(records, "read_all", lambda *of: found)
+    chapter = Chapter("mnist", full=True, profile="paper", variants=["tied"])
+    vars(chapter)["data"] = datasets.load("mnist-sample")
+    assert "tied: at most 300 min a seed, for 150 epochs, by 1 record" in chapter.about()
 
 
 def test_costs_on_different_machines_stand_apart():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -88,13 +89,19 @@ class Chapter:
         if not self.full:
             return lines[0]
         known = [r for r in records.read_all(results, self.name) if r["profile"] == self.profile]
+        epochs = self.epochs or self.configuration.epochs
+        extent = "at most" if self.configuration.patience else "about"
         for variant in self.chosen:
-            minutes = [r["seconds"] / 60 for r in known if r["variant"] == variant]
-            if minutes:
-                lines.append(f"{variant}: about {np.median(minutes):.0f} minutes a seed, ")
-                number = f"{len(minutes)} record{'s' * (len(minutes) > 1)}"
-                lines[-1] += f"by {number} ({known[0]['device']['name']}, one thread)"
-            else:
+            runs_of = [r for r in known if r["variant"] == variant]
+            for machine, timed in records.by_machine(runs_of).items():
+                an_epoch = np.median([r["seconds"] / r["last"]["epoch"] for r in timed])
+                minutes = math.ceil(an_epoch * epochs / 60)
+                number = f"{len(timed)} record{'s' * (len(timed) > 1)}"
+                lines.append(
+                    f"{variant}: {extent} {minutes} min a seed, "
+                    f"for {epochs} epochs, by {number} ({machine})"
+                )
+            if not runs_of:
                 lines.append(f"{variant}: no record says how long a seed takes")
         if not any(r["device"]["type"] == "cuda" for r in known):
             lines.append("No run on a GPU has been recorded, so its time is not known.")

@@ -265,6 +265,17 @@ def groups(found: list[dict]) -> Iterator[tuple[Group, list[dict]]]:
         yield key, sorted(by_group[key], key=lambda record: record["seed"])
 
 
+def by_machine(found: list[dict]) -> dict[str, list[dict]]:
+    """The records by what they ran on: a processor and its threads, or a GPU."""
+    machines: dict[str, list[dict]] = {}
+    for record in found:
+        name, threads = record["device"]["name"], record["device"].get("threads")
+        if threads:
+            name += f", {threads} thread{'s' * (threads != 1)}"
+        machines.setdefault(name, []).append(record)
+    return machines
+
+
 def _check_alike(key: Group, group: list[dict]) -> None:
     first, *others = (
         configuration(record) | {"fingerprint": record["data"]["fingerprint"]} for record in group

@@ -116,19 +116,12 @@ def costs(found: list[dict]) -> pd.DataFrame:
         (processor and threads, or GPU), median ``seconds an epoch`` of training, and ``peak MiB``,
         the most memory of a process.
     """
-    machines: dict[str, list[dict]] = {}
-    for record in found:
-        machines.setdefault(_machine(record["device"]), []).append(record)
+    machines = records.by_machine(found)
     tables = [records.table(runs).assign(machine=name) for name, runs in machines.items()]
     table = pd.concat(tables).set_index("variant")
     order = list(records.table(found)["variant"])
     table = table.sort_index(key=lambda names: names.map(order.index), kind="stable")
     return table[["machine", "seconds an epoch", "peak MiB"]]
-
-
-def _machine(device: dict) -> str:
-    threads = device.get("threads")
-    return device["name"] + (f", {threads} thread{'s' * (threads != 1)}" if threads else "")
 
 
 def relative(found: list[dict], seed: int = 0) -> pd.DataFrame:
