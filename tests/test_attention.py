@@ -423,6 +423,28 @@ def test_a_padding_mask_is_that_of_torch(causal):
     assert "mask=padding): fused, a mask that only a call" in repr(layer.product(6, padding))
 
 
+NO_BOOLEANS = {
+    "int64": (lambda n, head, i, j: 2 * (i >= j).long(), "got torch.int64"),
+    "uint8": (lambda n, head, i, j: (i >= j).byte(), "got torch.uint8"),
+    "float": (lambda n, head, i, j: (i >= j).float(), "got torch.float32"),
+    "a number": (lambda n, head, i, j: 2, "got <class 'int'>"),
+}
+
+
+@pytest.mark.parametrize("mask, got", NO_BOOLEANS.values(), ids=NO_BOOLEANS)
+@pytest.mark.parametrize("softmax", [True, False])
+def test_a_mask_that_gives_no_booleans_is_refused(softmax, mask, got):
+    layer = SelfAttention(4, 2, softmax=softmax)
+    for call in (layer, layer.attention):
+        with pytest.raises(ValueError, match=f"mask must give booleans .*{got}"):
+            call(torch.randn(6, 4), mask)
+
+
+def test_a_mask_may_be_one_boolean():
+    layer, x = SelfAttention(4, 2), torch.randn(6, 4)
+    torch.testing.assert_close(layer(x, lambda n, head, i, j: True), layer(x))
+
+
 def test_repr_gives_the_arguments():
     text = "4, 2, bias=False, softmax=False, causal=True, window=3, batch_first=True"
     assert text in repr(

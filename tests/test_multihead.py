@@ -214,6 +214,27 @@ BAD = {
 }
 
 
+NO_MASKS = {
+    "uint8": (torch.uint8, "got torch.uint8"),
+    "int64": (torch.int64, "got torch.int64"),
+    "complex": (torch.complex128, "got torch.complex128"),
+}
+
+
+@pytest.mark.parametrize("dtype, got", NO_MASKS.values(), ids=NO_MASKS)
+@pytest.mark.parametrize("name, shape", [("attn_mask", (4, 7)), ("key_padding_mask", (3, 7))])
+def test_a_mask_is_boolean_or_floating_as_for_torch(name, shape, dtype, got):
+    native, layer = pair()
+    mask = {name: torch.ones(shape, dtype=dtype)}
+    with pytest.raises(AssertionError, match="only bool and floating types"):
+        native(*inputs(native), **mask)
+    for call in (layer, lambda q, k, v, **mask: layer.attention(q, k, **mask)):
+        with pytest.raises(ValueError, match=f"{name} must be boolean or floating, {got}"):
+            call(*inputs(native), **mask)
+        with pytest.raises(TypeError, match=f"{name} must be a torch.Tensor, got list"):
+            call(*inputs(native), **{name: mask[name].tolist()})
+
+
 @pytest.mark.parametrize("message", BAD)
 def test_what_does_not_fit_is_named(message):
     native, layer = pair()

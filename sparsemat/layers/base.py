@@ -72,29 +72,29 @@ def as_images(x: torch.Tensor, channels: int | None, size: tuple[int, ...]) -> t
     return x if x.ndim == dims + 2 else x[None]
 
 
-def require_tensor(x: object) -> None:
+def require_tensor(x: object, name: str = "x") -> None:
     """Refuse what is no tensor, a packed sequence or a list, say.
 
     Raises:
         TypeError: With what it is and what to use.
     """
     if not isinstance(x, torch.Tensor):
-        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
 
 
-def require_type(x: torch.Tensor, weight: torch.Tensor) -> None:
+def require_type(x: torch.Tensor, weight: torch.Tensor, name: str = "x") -> None:
     """Refuse an input of another type than the parameters, unless autocast will cast both.
 
     Raises:
         TypeError: ``x`` is no tensor.
         ValueError: With both types.
     """
-    require_tensor(x)
+    require_tensor(x, name)
     device = x.device.type
     if x.dtype != weight.dtype and not (
         torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     ):
-        raise ValueError(f"x must have the parameters' type {weight.dtype}, got {x.dtype}")
+        raise ValueError(f"{name} must have the parameters' type {weight.dtype}, got {x.dtype}")
 
 
 def check_sizes(**sizes: int) -> None:

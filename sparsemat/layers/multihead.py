@@ -68,6 +68,7 @@ class MultiheadAttention(MatrixLayer, nn.MultiheadAttention):
             is_causal: A hint that ``attn_mask`` is causal; the mask says so itself.
 
         Raises:
+            TypeError: An input or a mask is no tensor.
             ValueError: A shape or type does not fit.
         """
         if is_causal and attn_mask is None:
@@ -158,7 +159,7 @@ class MultiheadAttention(MatrixLayer, nn.MultiheadAttention):
         check_sizes(queries=queries, keys=keys)
         seen = dense_pattern(queries, keys)
         if hidden is not None:
-            require_tensor(hidden)
+            require_tensor(hidden, "hidden")
             if tuple(hidden.shape) != (queries, keys) or hidden.dtype != torch.bool:
                 raise ValueError(
                     f"hidden must be booleans of shape {(queries, keys)}, got {hidden.dtype} of "
@@ -188,6 +189,9 @@ class MultiheadAttention(MatrixLayer, nn.MultiheadAttention):
         attn_mask: torch.Tensor | None,
     ) -> _Sides:
         self._check(query, key, value)
+        for name, mask in (("key_padding_mask", key_padding_mask), ("attn_mask", attn_mask)):
+            if mask is not None:
+                _check_mask(mask, name)
         inputs = query, key, value
         if query.ndim == 2:
             inputs = [x[None] for x in inputs]
@@ -245,13 +249,13 @@ class MultiheadAttention(MatrixLayer, nn.MultiheadAttention):
         sizes = self.embed_dim, self.kdim, self.vdim
         sides = zip(("query", "key", "value"), (query, key, value), sizes, weights, strict=True)
         for name, x, size, weight in sides:
-            require_tensor(x)
+            require_tensor(x, name)
             if x.ndim not in (2, 3) or x.ndim != query.ndim or x.shape[-1] != size:
                 raise ValueError(
                     f"{name} must have the axes of query {tuple(query.shape)} and end in {size} "
                     f"features, got {tuple(x.shape)}"
                 )
-            require_type(x, weight)
+            require_type(x, weight, name)
         if key.shape[:-1] != value.shape[:-1]:
             raise ValueError(
                 "key and value must have one number of tokens and sequences, got "
@@ -262,6 +266,12 @@ class MultiheadAttention(MatrixLayer, nn.MultiheadAttention):
 def _weights(sides: _Sides) -> torch.Tensor:
     scores = sides.q * sides.q.shape[-1] ** -0.5 @ sides.k.mT
     return (scores if sides.mask is None else scores + sides.mask).softmax(-1)
+
+
+def _check_mask(mask: torch.Tensor, name: str) -> None:
+    require_tensor(mask, name)
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise ValueError(f"{name} must be boolean or floating, got {mask.dtype}")
 
 
 def _added(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ def allowed(
         mask: As for :func:`attend`; then q is ``(n, heads, T, d_k)`` or ``(heads, T, d_k)``.
 
     Raises:
-        ValueError: There is a mask, and q has no axis of heads.
+        ValueError: There is a mask, and q has no axis of heads; or it gives no booleans.
     """
     if mask is not None and q.ndim < 3:
         raise ValueError(
@@ -36,7 +36,11 @@ def allowed(
         torch.arange(size, device=q.device).view(shape)
         for size, shape in ((q.shape[:-3].numel(), (-1, 1, 1, 1)), (q.shape[-3], (-1, 1, 1)))
     )
-    seen = seen & mask(n, head, at[:, None], at)
+    asked = mask(n, head, at[:, None], at)
+    kind = asked.dtype if isinstance(asked, torch.Tensor) else type(asked)
+    if kind not in (torch.bool, bool):
+        raise ValueError(f"mask must give booleans (torch.bool), got {kind}")
+    seen = seen & asked
     return seen.expand(len(n), len(head), -1, -1).reshape(*q.shape[:-2], *seen.shape[-2:])
 
 
