@@ -235,6 +235,19 @@ def test_a_mask_is_boolean_or_floating_as_for_torch(name, shape, dtype, got):
             call(*inputs(native), **{name: mask[name].tolist()})
 
 
+@pytest.mark.parametrize("queries, keys", [(1, 2), (2, 1)])
+@pytest.mark.parametrize("batch_first", [True, False], ids=["n, T", "T, n"])
+def test_query_and_key_have_one_number_of_sequences_as_for_torch(batch_first, queries, keys):
+    native, layer = pair(batch_first=batch_first)
+    q, (k, v) = inputs(native, n=queries)[0], inputs(native, n=keys)[1:]
+    with pytest.raises((RuntimeError, AssertionError)):
+        native(q, k, v)
+    message = f"one number of sequences, got {queries} and {keys}"
+    for call in (layer, lambda q, k, v: layer.attention(q, k)):
+        with pytest.raises(ValueError, match=message):
+            call(q, k, v)
+
+
 @pytest.mark.parametrize("message", BAD)
 def test_what_does_not_fit_is_named(message):
     native, layer = pair()

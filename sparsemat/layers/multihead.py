@@ -256,6 +256,12 @@ class MultiheadAttention(MatrixLayer, nn.MultiheadAttention):
                     f"features, got {tuple(x.shape)}"
                 )
             require_type(x, weight, name)
+        axis = 0 if self.batch_first else 1
+        if query.ndim == 3 and query.shape[axis] != key.shape[axis]:
+            raise ValueError(
+                "query and key must have one number of sequences, got "
+                f"{query.shape[axis]} and {key.shape[axis]}"
+            )
         if key.shape[:-1] != value.shape[:-1]:
             raise ValueError(
                 "key and value must have one number of tokens and sequences, got "
