@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral, Number
+from numbers import Complex, Integral, Number, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -108,7 +108,7 @@ class Matrix:
         """A number times the matrix."""
         from .lazy import Scaled
 
-        return Scaled(self, scalar) if check_scalar(self, scalar) else NotImplemented
+        return NotImplemented if as_scalar(self, scalar) is None else Scaled(self, scalar)
 
     def __rmul__(self, scalar: float | torch.Tensor) -> Matrix:
         """A number times the matrix."""
@@ -116,7 +116,10 @@ class Matrix:
 
     def __truediv__(self, scalar: float | torch.Tensor) -> Matrix:
         """The matrix divided by a number."""
-        return self * (1 / scalar) if check_scalar(self, scalar) else NotImplemented
+        from .lazy import Scaled
+
+        usable = as_scalar(self, scalar) is not None
+        return Scaled(self, scalar, inverse=True) if usable else NotImplemented
 
     def row(self, i: int) -> torch.Tensor:
         """Row i as a dense vector ``(cols,)``: one product with the transposed matrix.
@@ -150,8 +153,13 @@ class Matrix:
 
         def times(matrix: Matrix) -> Callable[[np.ndarray], np.ndarray]:
             def multiply(x: np.ndarray) -> np.ndarray:
+                x = torch.as_tensor(x)
                 with torch.no_grad():
-                    return (matrix @ torch.as_tensor(x).to(**here)).cpu().resolve_conj().numpy()
+                    if x.is_complex() and not self.dtype.is_complex:
+                        y = torch.complex(*(matrix @ part.to(**here) for part in (x.real, x.imag)))
+                    else:
+                        y = matrix @ x.to(**here)
+                    return y.cpu().resolve_conj().numpy()
 
             return multiply
 
@@ -200,22 +208,27 @@ def as_dtype(dtype: torch.dtype | None) -> torch.dtype:
     return dtype
 
 
-def check_scalar(matrix: Matrix, value: object) -> bool:
-    """Whether this is a number by which the matrix can be multiplied.
+def as_scalar(matrix: Matrix, value: object) -> Number | torch.Tensor | None:
+    """The number by which the matrix can be multiplied; None if this is no number.
 
     Raises:
         ValueError: The number is complex and the matrix is not.
     """
     is_tensor = torch.is_tensor(value) and value.ndim == 0
     if not (is_tensor or isinstance(value, Number)):
-        return False
-    is_complex = value.is_complex() if is_tensor else isinstance(value, complex)
+        return None
+    is_complex = (
+        value.is_complex()
+        if is_tensor
+        else isinstance(value, Complex) and not isinstance(value, Real)
+    )
     if is_complex and not matrix.dtype.is_complex:
         raise ValueError(
             f"a matrix of {matrix.dtype} must be multiplied by a real number, got {value}; "
             "make it complex first, see W.to(torch.complex128)"
         )
-    return True
+    # torch would drop the imaginary part of a complex number of NumPy's
+    return complex(value) if is_complex and not is_tensor else value
 
 
 def _require_tensor(other: object) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .algebra import Matrix, check_scalar
+from .algebra import Matrix, as_scalar
 
 
 class _Composite(Matrix):
@@ -150,22 +150,24 @@ class Scaled(_Composite):
     Args:
         matrix: The matrix.
         scalar: A number, or a tensor without axes.
+        inverse: Whether to divide by it.
 
     Raises:
         TypeError: The matrix or the number is none.
         ValueError: The number is complex and the matrix is not.
     """
 
-    def __init__(self, matrix: Matrix, scalar: float | torch.Tensor) -> None:
+    def __init__(self, matrix: Matrix, scalar: float | torch.Tensor, inverse: bool = False) -> None:
         self._take([matrix])
-        if not check_scalar(matrix, scalar):
+        self.scalar = as_scalar(matrix, scalar)
+        if self.scalar is None:
             raise TypeError(f"scalar must be a number, got {type(scalar).__name__}")
-        self.scalar, self.shape = scalar, matrix.shape
+        self.inverse, self.shape = inverse, matrix.shape
 
     @property
     def T(self) -> Matrix:
         """The transposed matrix."""
-        return Scaled(self.parts[0].T, self.scalar)
+        return Scaled(self.parts[0].T, self.scalar, self.inverse)
 
     def conj(self) -> Matrix:
         """The matrix of conjugate entries; itself where they are real."""
@@ -173,17 +175,17 @@ class Scaled(_Composite):
             return self
         scalar = self.scalar
         turned = scalar.conj() if torch.is_tensor(scalar) else scalar.conjugate()
-        return Scaled(self.parts[0].conj(), turned)
+        return Scaled(self.parts[0].conj(), turned, self.inverse)
 
     def to(self, *args: Any, **kwargs: Any) -> Matrix:
         """The matrix in another dtype or on another device."""
         scalar = self.scalar.to(*args, **kwargs) if torch.is_tensor(self.scalar) else self.scalar
-        return Scaled(self.parts[0].to(*args, **kwargs), scalar)
+        return Scaled(self.parts[0].to(*args, **kwargs), scalar, self.inverse)
 
     def detach(self) -> Matrix:
         """The matrix of now: later changes and gradients do not reach it."""
         scalar = self.scalar.detach().clone() if torch.is_tensor(self.scalar) else self.scalar
-        return Scaled(self.parts[0].detach(), scalar)
+        return Scaled(self.parts[0].detach(), scalar, self.inverse)
 
     @property
     def requires_grad(self) -> bool:
@@ -192,7 +194,8 @@ class Scaled(_Composite):
         return own or self.parts[0].requires_grad
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
-        return self.parts[0]._multiply(x) * self.scalar
+        y = self.parts[0]._multiply(x)
+        return y / self.scalar if self.inverse else y * self.scalar
 
 
 class Block(_Composite):

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import torch
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from .products.casting import without_autocast
+
+_WRITES = ("__setitem__", "__set__")
 
 
 class Live(torch.Tensor):
@@ -42,12 +46,34 @@ class Live(torch.Tensor):
         """All is done when it is made."""
 
     def value(self) -> torch.Tensor:
-        """The vector as it is now, connected to its sources."""
-        return self.compute().reshape(-1)
+        """The vector as it is now, connected to its sources, in their type.
+
+        Raises:
+            TypeError: Its sources have another type than when it was made.
+        """
+        with without_autocast(self.kind[1].type):
+            value = self.compute().reshape(-1)
+        if value.dtype != self.kind[0]:
+            raise TypeError(
+                f"the parameters were {self.kind[0]} when the matrix was made and are "
+                f"{value.dtype} now: make it anew"
+            )
+        return value
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
-        """The operation on the values of now."""
+        """The operation on the values of now.
+
+        Raises:
+            RuntimeError: It would write into them.
+        """
+        name = getattr(function, "__name__", "")
+        writes = name in _WRITES or (name.endswith("_") and not name.endswith("__"))
+        if writes and any(isinstance(t, Live) for t in tree_leaves(args[:1])):
+            raise RuntimeError(
+                f"{name} would write into a vector that is computed at each use; "
+                "write to what it is computed from, or to its detach()"
+            )
         args, kwargs = tree_map_only(Live, Live.value, (args, kwargs or {}))
         return function(*args, **kwargs)
 

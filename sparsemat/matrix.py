@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
-from .algebra import Matrix, as_dtype, check_scalar, require_memory
+from .algebra import Matrix, as_dtype, as_scalar, require_memory
 from .live import Live
 from .pattern import Pattern
 from .products import Product, choose
@@ -119,11 +119,17 @@ class SparseMatrix(Matrix):
     def to(self, *args, **kwargs) -> SparseMatrix:
         """The matrix with ``theta.to(...)``: another dtype or device.
 
+        One that is computed at each use, as by ``to_matrix``, stays so and follows its sources.
+
         Raises:
             ValueError: The type holds no fractions.
         """
         theta = self.theta.to(*args, **kwargs)
         as_dtype(theta.dtype)
+        if isinstance(self._theta, Live):
+            theta = Live(
+                lambda: self.theta.to(*args, **kwargs), len(theta), theta.dtype, theta.device
+            )
         return SparseMatrix(self.pattern, theta)
 
     def detach(self) -> SparseMatrix:
@@ -133,7 +139,8 @@ class SparseMatrix(Matrix):
     def coalesce(self) -> SparseMatrix:
         """The same matrix with every cell stored once, in row-major order, untied."""
         cells, cell = self.pattern.cells()
-        return SparseMatrix(cells, self._summed(cell, cells.nnz))
+        theta = Live(lambda: self._summed(cell, cells.nnz), cells.nnz, *self._kind)
+        return SparseMatrix(cells, theta)
 
     def to_dense(self) -> torch.Tensor:
         """The dense tensor of shape ``shape``; entries of a cell are summed before rounding.
@@ -225,9 +232,13 @@ class SparseMatrix(Matrix):
 
     def __mul__(self, scalar: float | torch.Tensor) -> SparseMatrix:
         """A number times the matrix: the same pattern."""
-        if not check_scalar(self, scalar):
-            return NotImplemented
-        return self._with(lambda: self.theta * scalar)
+        scalar = as_scalar(self, scalar)
+        return NotImplemented if scalar is None else self._with(lambda: self.theta * scalar)
+
+    def __truediv__(self, scalar: float | torch.Tensor) -> SparseMatrix:
+        """The matrix divided by a number: the same pattern."""
+        scalar = as_scalar(self, scalar)
+        return NotImplemented if scalar is None else self._with(lambda: self.theta / scalar)
 
     def _with(self, theta: Callable[[], torch.Tensor]) -> SparseMatrix:
         return SparseMatrix(self.pattern, Live(theta, self.num_parameters, *self._kind))

@@ -91,6 +91,12 @@ class TestScaled(MatrixContract):
             lambda t, s: Scaled(CONV.fill(t), s),
             lambda t, s: s * brute(CONV, t),
         ),
+        "by the inverse of a number": of([CONV], lambda a: Chain(a) / 3, lambda a: a / 3),
+        "by the inverse of a parameter": MatrixCase(
+            ((CONV.num_parameters,), ()),
+            lambda t, s: Scaled(CONV.fill(t), s, inverse=True),
+            lambda t, s: brute(CONV, t) / s,
+        ),
     }
 
     def test_parameters_are_counted(self, case):

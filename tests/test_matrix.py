@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_pattern import patterns
 
-from sparsemat import Pattern, SparseMatrix, attention_pattern, conv_pattern, recurrence_patterns
+from sparsemat import (
+    Pattern,
+    SparseMatrix,
+    attention_pattern,
+    conv_pattern,
+    recurrence_patterns,
+    to_matrix,
+)
 from sparsemat.algebra import require_memory
 
 CIRCULAR = conv_pattern(1, 1, (2, 2), 3, padding=1, padding_mode="circular")
@@ -187,3 +194,88 @@ def test_inner_sizes_must_agree():
 
 def test_repr():
     assert repr(CIRCULAR.fill(torch.zeros(9))) == "SparseMatrix(4x4, nnz=36, dtype=torch.float32)"
+
+
+def test_a_quotient_is_rounded_once_and_follows_its_divisor():
+    matrix = filled(CASES["untied convolution"])
+    for third in (3, np.float32(3), torch.tensor(3.0), torch.tensor(3, dtype=torch.float16)):
+        assert torch.equal((matrix / third).to_dense(), matrix.to_dense() / 3)
+    divisor = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    quotient = matrix / divisor
+    for _ in range(2):
+        quotient.to_dense().sum().backward()
+    torch.testing.assert_close(divisor.grad, -matrix.to_dense().sum() / 2)
+    with torch.no_grad():
+        divisor.fill_(4)
+    assert torch.equal(quotient.to_dense(), matrix.to_dense() / 4)
+
+
+def test_no_imaginary_part_is_dropped():
+    pattern = CASES["untied convolution"]
+    real, wide = filled(pattern), filled(pattern, dtype=torch.complex128)
+    x = np.exp(1j * np.arange(pattern.shape[1]))
+    operator = real.linear_operator()
+    np.testing.assert_allclose(operator.matvec(x), truth(real) @ x)
+    np.testing.assert_allclose(
+        operator.rmatvec(operator.matvec(x)), truth(real).T @ truth(real) @ x
+    )
+    for number in (1 + 2j, np.complex64(1 + 2j), np.complex128(1 + 2j)):
+        assert torch.equal((wide * number).to_dense(), wide.to_dense() * (1 + 2j))
+        with pytest.raises(ValueError, match=r"float64 must be multiplied by a real number"):
+            real * number
+
+
+@pytest.fixture
+def computed():
+    """A linear layer with its matrix and constant."""
+    layer = torch.nn.Linear(3, 2, dtype=torch.float64)
+    return layer, *to_matrix(layer, (3,))
+
+
+def test_what_is_made_of_a_computed_matrix_follows_its_sources(computed):
+    layer, matrix, _ = computed
+    made = {
+        "negative": -1 * -matrix,
+        "coalesced": matrix.coalesce(),
+        "of another type": matrix.to(torch.float32),
+        "of its own type": matrix.to(torch.float64),
+    }
+    with torch.no_grad():
+        layer.weight.copy_(torch.arange(6.0).view(2, 3))
+    for name, other in made.items():
+        assert torch.equal(other.to_dense().double(), layer.weight), name
+
+
+WRITES = {
+    "mul_": lambda b: b.mul_(0),
+    "+=": lambda b: b.__iadd__(1),
+    "an entry": lambda b: b.__setitem__(0, 100.0),
+    "data": lambda b: setattr(b, "data", torch.zeros(2)),
+    "foreach": lambda b: torch._foreach_mul_([b], 2.0),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_computed_vector_is_not_written_to(computed, write):
+    layer, _, constant = computed
+    with pytest.raises(RuntimeError, match="write to what it is computed from"):
+        write(constant)
+    assert torch.equal(torch.zeros(2).double().add_(constant), layer.bias)
+
+
+def test_a_computed_matrix_whose_sources_change_their_type_is_refused(computed):
+    layer, matrix, _ = computed
+    layer.float()
+    with pytest.raises(TypeError, match=r"were torch.float64 .* and are torch.float32 now"):
+        matrix @ torch.ones(3).double()
+
+
+def test_autocast_does_not_reach_the_entries_of_a_matrix():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv1d(2, 3, 3), torch.nn.Conv1d(3, 2, 3))
+    matrix, _ = to_matrix(network, (2, 8))
+    x = torch.randn(16)
+    expected = matrix @ x
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kept = matrix.detach()
+    assert torch.equal(kept @ x, expected)

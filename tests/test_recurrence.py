@@ -268,6 +268,22 @@ def test_inputs_that_do_not_fit_are_refused(x, h0, rule):
         RNN(2, 3, batch_first=True)(torch.zeros(x), h0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_powers_of_the_weight_that_overflow_reach_no_state(dtype):
+    layer = RNN(1, 1, nonlinearity="linear", bias=False, dtype=dtype)
+    growth = torch.finfo(dtype).max ** 0.1  # beyond the type after ten steps
+    with torch.no_grad():
+        layer.weight_hh_l0.fill_(growth)
+        layer.weight_ih_l0.fill_(1)
+    assert layer.product(4096).form == "chunks"
+    x = torch.zeros(4096, 1, 1, dtype=dtype)
+    x[-2:] = 1  # padded on the left
+    states = layer(x)[0].flatten()
+    torch.testing.assert_close(states[-3:], torch.tensor([0, 1, growth + 1], dtype=dtype))
+    layer(x)[0][0].sum().backward()
+    assert layer.weight_ih_l0.grad == 0  # the first input is zero
+
+
 def test_the_form_is_chosen_by_size_and_can_be_set():
     layer = RNN(3, 64, nonlinearity="linear", batch_first=True)
     assert [layer.product(168, n).form for n in (1, 64)] == ["chunks", "steps"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from inspect import signature
 
@@ -32,14 +33,16 @@ def as_given(function: Callable) -> Callable:
     @wraps(function)
     def plain(*args):
         tensor = args[0] if isinstance(args[0], torch.Tensor) else args[1]
-        device = tensor.device.type
-        if not _is_on(device):
-            return function(*args)
-        with torch.autocast(device, enabled=False):
+        with without_autocast(tensor.device.type):
             return function(*args)
 
     plain.__signature__ = signature(function)  # torch asks for it at every call
     return plain
+
+
+def without_autocast(device: str) -> AbstractContextManager:
+    """Here every operation is taken in the types of its tensors."""
+    return torch.autocast(device, enabled=False) if _is_on(device) else nullcontext()
 
 
 def _is_on(device: str) -> bool:

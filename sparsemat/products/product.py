@@ -19,7 +19,7 @@ import torch
 from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from .casting import as_given
+from .casting import as_given, without_autocast
 from .indices import constant
 
 _numbers, _by_number = count(), WeakValueDictionary()
@@ -229,7 +229,8 @@ class _Bilinear(torch.autograd.Function):
         def one(left, right):
             return product.plain(kind, left, right)
 
-        return torch.vmap(one, in_dims[:2])(left, right), 0
+        with without_autocast(left.device.type):
+            return torch.vmap(one, in_dims[:2])(left, right), 0
 
 
 class _Ordinary(_Bilinear):

@@ -74,7 +74,7 @@ class RecurrenceProduct:
     Attributes:
         form: ``"steps"``: one product a step. ``"chunks"``: all chunks of about sqrt(T) steps
             advance together from zero, then the states at their borders are carried through: twice
-            the work in far fewer calls.
+            the work in far fewer calls. Where a power of the weight overflows, by steps after all.
         why: What decided for the form.
         steps: Length T of the sequences it serves.
         activation: The activation.
@@ -160,15 +160,7 @@ class _Recurrence(torch.autograd.Function):
         forward = weight if weight.ndim == 1 else weight.mT
         if product.form == "chunks":
             return _by_chunks(inputs, forward, initial)
-        states = torch.empty_like(inputs, memory_format=torch.contiguous_format)
-        state = initial
-        for u, out in zip(inputs.unbind(), states.unbind(), strict=True):
-            state = _step(u, state, forward, out)
-            if product.activation == "tanh":
-                state.tanh_()
-            elif product.activation == "relu":
-                state.relu_()
-        return states
+        return _by_steps(inputs, forward, initial, product.activation)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -278,10 +270,33 @@ def _conj(tensor: torch.Tensor | int) -> torch.Tensor | int:
     return tensor.conj() if torch.is_tensor(tensor) and tensor.is_complex() else tensor
 
 
+def _by_steps(
+    inputs: torch.Tensor, weight: torch.Tensor, initial: torch.Tensor, activation: str
+) -> torch.Tensor:
+    """The states of ``h_t = f(h_{t-1} @ weight + u_t)``, one after the other."""
+    states = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+    state = initial
+    for u, out in zip(inputs.unbind(), states.unbind(), strict=True):
+        state = _step(u, state, weight, out)
+        if activation == "tanh":
+            state.tanh_()
+        elif activation == "relu":
+            state.relu_()
+    return states
+
+
 def _by_chunks(inputs: torch.Tensor, weight: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
     """The states of the linear recurrence ``h_t = h_{t-1} @ weight + u_t``, chunk by chunk."""
     steps, n, h = inputs.shape
     length = min(steps, max(2, isqrt(steps) // 2))
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    powers = [wide]
+    for _ in range(length - 1):
+        powers.append(_times(powers[-1], wide))
+    powers = torch.stack(powers).to(weight.dtype)
+    # an infinite power times a state of zeros would be NaN
+    if not (powers.is_meta or powers.isfinite().all()):
+        return _by_steps(inputs, weight, initial, "linear")
     chunks = steps // length
     whole = chunks * length
     # one step of every chunk lies together
@@ -289,11 +304,6 @@ def _by_chunks(inputs: torch.Tensor, weight: torch.Tensor, initial: torch.Tensor
     local = local.clone(memory_format=torch.contiguous_format).view(length, chunks * n, h)
     for before, after in pairwise(local.unbind()):
         _step(after, before, weight, after)
-    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    powers = [wide]
-    for _ in range(length - 1):
-        powers.append(_times(powers[-1], wide))
-    powers = torch.stack(powers).to(weight.dtype)
     ends, state, carried = local[-1].view(chunks, n, h), initial, []
     for end in ends.unbind():
         carried.append(state)
