@@ -451,6 +451,31 @@ def test_attention_is_that_of_torch(options):
     native.load_state_dict(layer.state_dict())
 
 
+ENCODERS = {
+    "an encoder": lambda: nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2
+    ),
+    "inside a Transformer": lambda: nn.Transformer(8, 2, 1, 1, 16, batch_first=True).encoder,
+    "inside a sequence": lambda: nn.Sequential(ENCODERS["an encoder"]()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("gradients", [False, True], ids=["no gradients", "gradients"])
+@pytest.mark.parametrize("example", ["shape", "call"])
+@pytest.mark.parametrize("make", ENCODERS.values(), ids=ENCODERS)
+def test_an_encoder_in_eval_mode_takes_a_padding_mask_as_torchs(make, example, gradients):
+    native, x = make().eval(), torch.randn(3, 5, 8)
+    padded = torch.arange(5).expand(3, 5) >= torch.tensor([[3], [5], [1]])
+    inside = isinstance(native, nn.Sequential)
+    call = {"src": x, "src_key_padding_mask": padded}
+    network = sm.from_module(native, call if example == "call" and not inside else (5, 8))
+    theirs, mine = (net[0] if inside else net for net in (native, network))
+    with torch.set_grad_enabled(gradients):
+        assert_near(mine(**call)[~padded], theirs(**call)[~padded])
+    assert theirs.use_nested_tensor
+
+
 NO_LAYER = {
     "must be .T, d. with d=2, got input_shape=.3, 4": (
         lambda: nn.RNN(2, 2, batch_first=True),

@@ -138,3 +138,22 @@ def test_adaptive_average_layer_equals_torch():
         torch.testing.assert_close(layer(x), module(x))
         W, b = sm.to_matrix(layer, shape, dtype=torch_64)
         torch.testing.assert_close(W @ x[0].reshape(-1) + b, module(x[:1]).reshape(-1))
+
+
+ONE_SHAPE = {
+    "Conv1d": lambda: sm.Conv1d(4, 2, 2, input_size=3),
+    "MaxPool1d": lambda: sm.MaxPool1d(2, input_size=4),
+    "SelfAttention": lambda: sm.SelfAttention(4, 2),
+    "RNN": lambda: sm.RNN(4, 2),
+    "LSTM": lambda: sm.LSTM(4, 2),
+    "GRUCell": lambda: sm.GRUCell(4, 2),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
+@pytest.mark.parametrize("make", ONE_SHAPE.values(), ids=ONE_SHAPE)
+def test_a_nested_tensor_is_refused(make, layout):
+    x = torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)], layout=layout)
+    with pytest.raises(TypeError, match=r"x must be .* of one shape.*got a nested one of 2"):
+        make()(x)

@@ -93,6 +93,11 @@ def exchange(network: nn.Module, made: dict[nn.Module, nn.Module]) -> None:
         for name, part in parent._modules.items():
             if part in made:
                 parent._modules[name] = made[part]
+    new = set(made.values())
+    for encoder in network.modules():
+        if isinstance(encoder, nn.TransformerEncoder) and not new.isdisjoint(encoder.modules()):
+            # it would hand its layers a nested tensor, which only torch's own parts take
+            encoder.use_nested_tensor = False
 
 
 def _made(

@@ -73,13 +73,18 @@ def as_images(x: torch.Tensor, channels: int | None, size: tuple[int, ...]) -> t
 
 
 def require_tensor(x: object, name: str = "x") -> None:
-    """Refuse what is no tensor, a packed sequence or a list, say.
+    """Refuse what is no tensor of one shape: a packed sequence, a list or a nested tensor, say.
 
     Raises:
         TypeError: With what it is and what to use.
     """
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if x.is_nested:
+        raise TypeError(
+            f"{name} must be a torch.Tensor of one shape, padded say, got a nested one of "
+            f"{x.size(0)} tensors"
+        )
 
 
 def require_type(x: torch.Tensor, weight: torch.Tensor, name: str = "x") -> None:
