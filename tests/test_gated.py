@@ -1,5 +1,7 @@
 """LSTM, GRU and recurrences in both directions, against torch's."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -133,6 +135,31 @@ def test_the_patterns_are_fixed_and_count_their_parameters():
         every = np.concatenate(list(pattern.parts.values()))
         assert np.array_equal(np.sort(every), np.arange(pattern.m.shape[0]))
     assert lstm_pattern(2, 3, 4, 2).blocks["weight_hr"] == 8
+
+
+def saved(layer, path):
+    torch.save(layer, path / "layer.pt")
+    return torch.load(path / "layer.pt", weights_only=False)
+
+
+@pytest.mark.parametrize(
+    "copied", [saved, lambda layer, path: deepcopy(layer)], ids=["save", "copy"]
+)
+@each_kind
+def test_a_layer_that_is_saved_or_copied_is_itself(native, kind, options, copied, tmp_path):
+    module = native(3, 4, 2, bidirectional=True, dtype=torch.float64, **options)
+    layer, x = sm.from_module(module, (5, 3)), torch.randn(5, 2, 3, dtype=torch.float64)
+    y = layer(x)
+    other = copied(layer, tmp_path)
+    check(module, other, x)
+    for net in (layer, other):
+        own = list(map(id, net.parameters()))
+        assert list(map(id, net._flat_weights)) == own
+        assert [id(ref()) for ref in net._flat_weight_refs] == own
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    assert torch.equal(layer(x)[0], y[0]) and not other(x)[0].any()
 
 
 def test_the_gate_of_zero_is_one():

@@ -42,7 +42,9 @@ class MatrixLayer:
         """Make what a call needs beforehand, since a compiler cannot trace how it is made."""
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_remembered"}
+        # torch's recurrences leave out what cannot be saved
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_remembered"}
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
