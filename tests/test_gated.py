@@ -228,6 +228,48 @@ def test_the_states_of_both_directions_solve_their_equations():
         sm.BidirectionalRNN(3, 4).operators(6, reverse=True)
 
 
+STATES = {
+    "LSTM, its state": (nn.LSTM, sm.LSTM, lambda right, wrong: (wrong, right)),
+    "LSTM, its cell": (nn.LSTM, sm.LSTM, lambda right, wrong: (right, wrong)),
+    "GRU": (nn.GRU, sm.GRU, lambda right, wrong: wrong),
+    "RNN": (nn.RNN, sm.RNN, lambda right, wrong: wrong),
+    "RNN of both directions": (nn.RNN, sm.BidirectionalRNN, lambda right, wrong: wrong),
+}
+each_state = pytest.mark.parametrize("native, kind, hx", STATES.values(), ids=STATES)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64], ids=str)
+@each_state
+def test_a_state_of_another_type_is_refused_as_by_torch(native, kind, hx, dtype, autocast):
+    x, right = torch.randn(1, 2, 3), torch.ones(1, 2, 4)
+    given = hx(right, right.to(dtype))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with pytest.raises(RuntimeError, match=r"dtype|data type"):
+            native(3, 4)(x, given)
+        with pytest.raises(ValueError, match=f"parameters' type torch.float32, got {dtype}"):
+            kind(3, 4)(x, given)
+
+
+@each_state
+def test_autocast_takes_a_state_it_casts(native, kind, hx):
+    module = native(3, 4)
+    layer, x = kind(3, 4), torch.randn(5, 2, 3)
+    layer.load_state_dict(module.state_dict())
+    right = torch.randn(1, 2, 4).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x, hx(right.float(), right))[0]
+    expected = module(x, hx(right.float(), right.float()))[0]
+    assert (y - expected).abs().max() <= 8 * torch.finfo(torch.bfloat16).eps
+
+
+@each_state
+def test_a_state_that_is_no_tensor_is_refused(native, kind, hx):
+    right = torch.ones(1, 2, 4)
+    with pytest.raises(TypeError, match=r"(hx|h0) must be a torch\.Tensor, got float"):
+        kind(3, 4)(torch.ones(1, 2, 3), hx(right, 0.5))
+
+
 def test_a_packed_sequence_is_refused():
     packed = nn.utils.rnn.pack_padded_sequence(torch.ones(4, 2, 3), [4, 2])
     with pytest.raises(TypeError, match=r"must be a torch\.Tensor, got PackedSequence"):

@@ -168,6 +168,33 @@ def test_a_state_of_another_shape_is_named(native, kind, options):
         kind(3, 4, **options)(torch.ones(5, 3), hx)
 
 
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64], ids=str)
+@each_kind
+def test_a_state_of_another_type_is_refused(native, kind, options, dtype, autocast):
+    right = torch.ones(5, 4)
+    wrong = right.to(dtype)
+    given = [(right, wrong), (wrong, right)] if kind is sm.LSTMCell else [wrong]
+    message = f"parameters' type torch.float32, got {dtype}"
+    for hx in given:
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+            pytest.raises(ValueError, match=message),
+        ):
+            kind(3, 4, **options)(torch.ones(5, 3), hx)
+
+
+@each_kind
+def test_autocast_takes_a_state_it_casts(native, kind, options):
+    module, layer = pair(native, kind, options, dtype=torch.float32)
+    x, half = torch.randn(5, 3), torch.randn(5, 4).bfloat16()
+    low, exact = ((h, h) if kind is sm.LSTMCell else h for h in (half, half.float()))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = flat(layer(x, low))[0]
+    expected = flat(module(x, exact))[0]
+    assert (y - expected).abs().max() <= 8 * torch.finfo(torch.bfloat16).eps
+
+
 def test_an_lstm_cell_needs_a_pair():
     with pytest.raises(ValueError, match="hx must be a pair of a state and a cell, got Tensor"):
         sm.LSTMCell(3, 4)(torch.ones(5, 3), torch.ones(5, 4))

@@ -98,8 +98,10 @@ def require_type(x: torch.Tensor, weight: torch.Tensor, name: str = "x") -> None
     """
     require_tensor(x, name)
     device = x.device.type
+    # autocast leaves alone what is double precision or not floating
+    cast = all(side.is_floating_point() and side.dtype != torch.float64 for side in (x, weight))
     if x.dtype != weight.dtype and not (
-        torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        cast and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     ):
         raise ValueError(f"{name} must have the parameters' type {weight.dtype}, got {x.dtype}")
 

@@ -70,7 +70,7 @@ class _Cell(MatrixLayer):
         for state in states:
             if state is None:
                 continue
-            require_tensor(state)
+            require_type(state, self.weight_hh, "a state")
             if tuple(state.shape) != shape:
                 raise ValueError(
                     f"a state must have shape {shape} for x {tuple(x.shape)}, "

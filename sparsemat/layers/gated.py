@@ -37,7 +37,7 @@ class _Recurrence(MatrixLayer):
             hx: States before the first step, a pair for an LSTM; zeros if None.
 
         Raises:
-            TypeError: ``x`` is a packed sequence.
+            TypeError: ``x`` is a packed sequence, or a state no tensor.
             ValueError: A shape or type does not fit.
         """
         require_tensor(x)
@@ -77,6 +77,8 @@ class _Recurrence(MatrixLayer):
         if hx is None:
             return [None] * len(widths)
         given = list(hx) if isinstance(hx, (tuple, list)) else [hx]
+        for part in given:
+            require_type(part, self.weight_hh_l0, "hx")
         many = self.num_layers * (1 + self.bidirectional)
         expected = [(many, width) if single else (many, n, width) for width in widths]
         if [tuple(part.shape) for part in given] != expected:

@@ -136,7 +136,8 @@ class RNN(MatrixLayer, nn.Module):
             layer, shaped as ``h0``.
 
         Raises:
-            ValueError: A shape is not one of these, or there is no step.
+            TypeError: ``x`` or ``h0`` is no tensor.
+            ValueError: A shape or type is not one of these, or there is no step.
         """
         require_tensor(x)
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
@@ -150,6 +151,7 @@ class RNN(MatrixLayer, nn.Module):
         states = x[:, None] if single else x.transpose(0, 1) if self.batch_first else x
         expected = (self.num_layers, states.shape[1], self.hidden_size)
         if h0 is not None:
+            require_type(h0, self.weight_hh_l0, "h0")
             if h0.shape != ((expected[0], expected[2]) if single else expected):
                 raise ValueError(
                     f"h0 must hold a state for num_layers={self.num_layers} layers and every "
