@@ -3,8 +3,17 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
-from sparsemat.structured import BlockLowRank, LowRank, StructuredLinear, from_module
+from sparsemat.structured import (
+    AdaptedLinear,
+    BlockLowRank,
+    LowRank,
+    StrassenTileLinear,
+    StructuredLinear,
+    TileBases,
+    from_module,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +64,80 @@ def test_what_cannot_be_is_refused_with_its_path():
     tied[1].weight = tied[0].weight
     with pytest.raises(ValueError, match=r"1: its weight must be its own.*\['0', '1'\]"):
         from_module(tied, LowRank, {"rank": 1})
+    biased = network()
+    biased.append(nn.Linear(3, 3))
+    biased[6].bias = biased[5].bias
+    with pytest.raises(ValueError, match=r"5: its bias must be its own.*\['5', '6'\]"):
+        from_module(biased, LowRank, {"rank": 1})
+
+
+def ran(part, *values):
+    """A hook that changes nothing."""
+
+
+MORE_THAN_DENSE = {
+    "forward hook": (lambda layer: layer.register_forward_hook(ran), "its forward_hooks"),
+    "forward hook before": (
+        lambda layer: layer.register_forward_pre_hook(ran),
+        "its forward_pre_hooks",
+    ),
+    "backward hook": (lambda layer: layer.register_full_backward_hook(ran), "its backward_hooks"),
+    "backward hook before": (
+        lambda layer: layer.register_full_backward_pre_hook(ran),
+        "its backward_pre_hooks",
+    ),
+    "other forward": (lambda layer: setattr(layer, "forward", ran), "its forward was replaced"),
+    "pruned weight": (
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        "its weight must be a parameter.*'weight_orig'",
+    ),
+    "pruned bias": (
+        lambda layer: prune.l1_unstructured(layer, "bias", 0.5),
+        "its bias must be a parameter.*'bias_orig'",
+    ),
+    "old weight norm": (nn.utils.weight_norm, "its weight must be .*'weight_g', 'weight_v'"),
+    "parametrized weight": (
+        parametrizations.spectral_norm,
+        "its weight must be .*'parametrizations.weight.original'",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("change, message", MORE_THAN_DENSE.values(), ids=MORE_THAN_DENSE)
+def test_a_layer_that_does_more_than_its_parameters_say_is_refused(change, message):
+    dense = network()
+    change(dense[5])
+    for part, begin in ((dense, "^5"), (dense[5], "^linear")):
+        with pytest.raises(ValueError, match=begin + ".*" + message):
+            from_module(part, LowRank, {"rank": 1})
+    with pytest.raises(ValueError, match=message):
+        StructuredLinear.from_linear(dense[5], LowRank, rank=1)
+    with pytest.raises(ValueError, match=message):
+        AdaptedLinear.lora(dense[5], 1).merged()
+    with pytest.raises(ValueError, match=message):
+        StrassenTileLinear.from_linear(dense[5], TileBases.strassen())
+
+
+def test_what_is_frozen_stays_frozen_and_what_is_in_eval_mode_stays_there():
+    dense = network().eval()
+    dense[0].requires_grad_(False)
+    dense[5].train().bias.requires_grad_(False)
+    structured = from_module(dense, LowRank, {"rank": 1})
+    trained = {name for name, p in structured.named_parameters() if p.requires_grad}
+    assert trained == {"2.weight.left", "2.weight.right", "2.bias", "5.weight.left",
+                       "5.weight.right"}  # fmt: skip
+    modes = {path: part.training for path, part in structured.named_modules()}
+    assert {path for path, training in modes.items() if training} == {"5", "5.weight"}
+    tiled = StrassenTileLinear.from_linear(
+        nn.Linear(4, 4).requires_grad_(False).eval(), TileBases.strassen()
+    )
+    assert not tiled.training and not tiled.slab.weight.requires_grad
+    assert not tiled.bias.requires_grad and tiled.bases.encode.requires_grad
+
+
+def test_a_layer_that_is_refused_is_not_frozen():
+    dense = nn.Linear(4, 3)
+    with pytest.raises(ValueError, match=r"\(3, 4\), got \[\]"):
+        AdaptedLinear(dense, [])
+    assert dense.weight.requires_grad

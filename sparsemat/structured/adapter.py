@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from .base import StructuredMatrix
+from .base import StructuredMatrix, require_plain
 from .kronecker import KroneckerSum
 from .low_rank import LowRank
 
@@ -24,20 +24,21 @@ class AdaptedLinear(nn.Module):
         matrices: The structured matrices, all of the shape of the layer's weight.
 
     Raises:
-        ValueError: There is no matrix, or one has another shape.
+        ValueError: There is no matrix, or one has another shape; the layer stays as it is.
 
     Source: arXiv 2106.09685 (LoRA), arXiv 2508.03527 (MoKA).
     """
 
     def __init__(self, linear: nn.Linear, matrices: Iterable[StructuredMatrix]) -> None:
         super().__init__()
-        self.linear, self.matrices = linear.requires_grad_(False), nn.ModuleList(matrices)
+        self.linear, self.matrices = linear, nn.ModuleList(matrices)
         shapes = [matrix.shape for matrix in self.matrices]
         if not shapes or any(shape != tuple(linear.weight.shape) for shape in shapes):
             raise ValueError(
                 f"matrices must have the shape of the weight {tuple(linear.weight.shape)}, "
                 f"got {shapes}"
             )
+        linear.requires_grad_(False)
         logits = torch.zeros(len(shapes)).to(linear.weight)
         self.logits = nn.Parameter(logits) if len(shapes) > 1 else None
 
@@ -74,11 +75,16 @@ class AdaptedLinear(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """A dense layer that computes the same, trainable again."""
+        """A dense layer that computes the same, trainable again.
+
+        Raises:
+            ValueError: The dense layer is none that its weight and bias alone describe.
+        """
+        require_plain(self.linear)
         update = sum(g * m.to_dense() for g, m in zip(self.gates(), self.matrices, strict=True))
         rows, cols = self.linear.weight.shape
         layer = nn.Linear(cols, rows, self.linear.bias is not None).to(self.linear.weight)
         layer.weight.copy_(self.linear.weight + update)
         if layer.bias is not None:
             layer.bias.copy_(self.linear.bias)
-        return layer
+        return layer.train(self.training)

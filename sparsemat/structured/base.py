@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..lazy import Chain
 from ..matrix import SparseMatrix
 from ..pattern import Pattern
+from ..rules import what_is_replaced
 
 
 class Projection(NamedTuple):
@@ -206,16 +207,26 @@ class StructuredLinear(nn.Module):
     def from_linear(cls, linear: nn.Linear, kind: type[StructuredMatrix], **structure: Any) -> Self:
         """The layer whose matrix is the projection of a dense layer's weight; the bias is copied.
 
+        The layer has the mode of the dense one, and what is frozen there is frozen here.
+
         Args:
             linear: The dense layer.
             kind: The class of the matrix, :class:`LowRank` for instance.
             structure: Its arguments beside the shape.
+
+        Raises:
+            ValueError: The weight's shape does not have the structure, or the dense layer is none
+                that its weight and bias alone describe, see :func:`require_plain`.
         """
+        require_plain(linear)
         layer = cls(kind.project(linear.weight, **structure).matrix, linear.bias is not None)
+        if not linear.weight.requires_grad:
+            layer.weight.requires_grad_(False)
         if linear.bias is not None:
             with torch.no_grad():
                 layer.bias.copy_(linear.bias)
-        return layer
+            layer.bias.requires_grad_(linear.bias.requires_grad)
+        return layer.train(linear.training)
 
     @property
     def in_features(self) -> int:
@@ -274,6 +285,25 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 def core_std(fan_in: int, fan_out: int) -> float:
     """Standard deviation of a core's entries: the spectral rule of arXiv 2406.06248."""
     return fan_in**-0.5 * min(1.0, (fan_out / fan_in) ** 0.5)
+
+
+def require_plain(linear: nn.Linear, name: str = "linear") -> None:
+    """Refuse a dense layer that does more than multiply by its weight and add its bias.
+
+    Raises:
+        ValueError: Its weight or bias is computed from other parameters, it has hooks, or a method
+            was replaced.
+    """
+    computed = [name for name in ("weight", "bias") if name not in linear._parameters]
+    if computed:
+        raise ValueError(
+            f"{name}: its {computed[0]} must be a parameter, got a tensor that is computed from "
+            f"{sorted(name for name, _ in linear.named_parameters())}; make it one first, with "
+            "torch.nn.utils.prune.remove or remove_parametrizations say"
+        )
+    replaced = what_is_replaced(linear, nn.Linear)
+    if replaced:
+        raise ValueError(f"{name} must be a layer of torch's without hooks, but {replaced}")
 
 
 def require_real(dense: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from ..lazy import Chain
 from ..matrix import SparseMatrix
 from ..pattern import Pattern
-from .base import StructuredMatrix, require_real
+from .base import StructuredMatrix, require_plain, require_real
 from .patterns import einsum_pattern
 from .tile_bases import TileBases
 from .tile_fit import fit_to_outputs, fit_to_slabs
@@ -157,9 +157,10 @@ class StrassenTileLinear(nn.Module):
                 error of the outputs on these is minimised. None stands for white inputs.
 
         Raises:
-            ValueError: t does not divide a size, or the inputs have another last axis or are all
-                zero.
+            ValueError: t does not divide a size, the inputs have another last axis or are all
+                zero, or the dense layer is none that its weight and bias alone describe.
         """
+        require_plain(linear)
         layer = cls(linear.in_features, linear.out_features, bases, linear.bias is not None)
         layer.to(linear.weight)
         encode, decode = bases.encode.detach(), bases.decode.detach()
@@ -174,6 +175,9 @@ class StrassenTileLinear(nn.Module):
         layer.slab.weight.copy_(fitted)
         if linear.bias is not None:
             layer.bias.copy_(linear.bias)
+            layer.bias.requires_grad_(linear.bias.requires_grad)
+        layer.slab.weight.requires_grad_(linear.weight.requires_grad)
+        layer.training = layer.slab.training = linear.training  # the bases may be others' too
         return layer
 
     @property
