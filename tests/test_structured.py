@@ -158,6 +158,37 @@ def test_a_relative_error_of_zeros():
     assert relative_error(zeros, small) == 1
 
 
+@pytest.mark.parametrize("kind", ["butterfly of 8", "toeplitz", "circulant", "equivariant"])
+@pytest.mark.parametrize("scale", [1e-30, 1e30], ids="{:g}".format)
+def test_projections_at_every_scale(kind, scale):
+    torch.manual_seed(0)
+    like = MEMBERS[kind]()
+    target = torch.randn(like.shape)
+    error = type(like).project(target, **like.structure).error
+    single = (target * scale).float()
+    assert type(like).project(single, **like.structure).error == pytest.approx(error, rel=1e-4)
+
+
+def test_means_of_half_entries_neither_overflow_nor_stop():
+    member = Circulant((64, 64)).half()
+    with torch.no_grad():
+        member._fit(torch.full((64, 64), 6e4, dtype=torch.float16))
+    assert torch.equal(member.theta, torch.full((64,), 6e4, dtype=torch.float16))
+    member = Equivariant((4096, 4096), 4096).half()
+    with torch.no_grad():
+        member._fit(torch.eye(4096, dtype=torch.float16))
+    assert member.own.item() == 1 and member.pooled.item() == 0
+
+
+def test_what_overflows_is_refused():
+    dense = torch.full((4, 4), 6e4, dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"Equivariant.*float16.*6e\+04"):
+        Equivariant.project(dense, elements=2)
+    dense[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="finite, got 1 of 16"):
+        LowRank.project(dense, rank=1)
+
+
 class TestContract:
     def test_the_fast_product_is_that_of_the_factors(self, member):
         x = torch.randn(5, member.shape[1])

@@ -1,5 +1,7 @@
 """Whole networks of structured layers."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -141,3 +143,44 @@ def test_a_layer_that_is_refused_is_not_frozen():
     with pytest.raises(ValueError, match=r"\(3, 4\), got \[\]"):
         AdaptedLinear(dense, [])
     assert dense.weight.requires_grad
+
+
+def encoder_layer(**options):
+    return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, **options)
+
+
+def by_hand(layer):
+    layer.linear1 = StructuredLinear.from_linear(layer.linear1, LowRank, rank=8)
+    return layer
+
+
+ENCODERS = {
+    "layer": encoder_layer,
+    "layer, normed first": lambda: encoder_layer(norm_first=True),
+    "layer, gelu": lambda: encoder_layer(activation="gelu"),
+    "encoder": lambda: nn.TransformerEncoder(encoder_layer(), 2),
+}
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor", "ignore:The PyTorch API of nested")
+@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+@pytest.mark.parametrize("make", ENCODERS.values(), ids=ENCODERS)
+def test_the_fast_paths_of_torch_do_not_go_round_it(make, padded):
+    dense, x = make().eval(), torch.randn(2, 5, 8)
+    mask = torch.arange(5).expand(2, 5) >= torch.tensor([[3], [5]]) if padded else None
+    seen = torch.ones(2, 5, dtype=torch.bool) if mask is None else ~mask
+    networks = [from_module(dense, LowRank, lambda shape: {"rank": min(shape)})]
+    if isinstance(dense, nn.TransformerEncoderLayer):
+        networks.append(by_hand(deepcopy(dense)))
+    for network in networks:
+        assert any(isinstance(part, StructuredLinear) for part in network.modules())
+        with torch.no_grad():
+            expected = dense(x, src_key_padding_mask=mask)[seen]
+            torch.testing.assert_close(network(x, src_key_padding_mask=mask)[seen], expected)
+        network.requires_grad_(False)
+        torch.testing.assert_close(network(x, src_key_padding_mask=mask)[seen], expected)
+
+
+def test_a_matrix_is_no_tensor():
+    with pytest.raises(TypeError, match="LowRank"):
+        nn.functional.linear(torch.randn(2, 4), LowRank((3, 4), 2))

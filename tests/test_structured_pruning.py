@@ -102,6 +102,53 @@ def test_a_change_that_cannot_be_is_refused(arguments, message):
     assert torch.equal(matrix.to_dense(), before)
 
 
+SCALES = {
+    "half, large": (torch.float16, 6e4),
+    "half, small": (torch.float16, 1e-5),
+    "single, large": (torch.float32, 1e38),
+    "single, small": (torch.float32, 1e-30),
+    "double, large": (torch.float64, 1e300),
+    "double, small": (torch.float64, 1e-300),
+    "complex": (torch.complex64, 1e30),
+}
+
+
+@pytest.mark.parametrize("dtype, scale", SCALES.values(), ids=SCALES)
+def test_blocks_are_compared_at_every_scale(dtype, scale):
+    """Block k has k entries that are not zero, and one that is larger in block 0."""
+    filled = torch.arange(6) < torch.arange(6)[:, None]
+    filled[0, 0] = True
+    values = filled * torch.tensor([0.9] + 5 * [0.3])[:, None].double() * scale
+    dense = values.view(2, 3, 2, 3).transpose(1, 2).reshape(4, 9).to(dtype)
+    largest = BlockSparse.largest(dense, (2, 3), 3)  # norms 0.9, 0.3, 0.42, 0.52, 0.6, 0.67
+    assert largest.flatten().tolist() == [True, False, False, False, True, True]
+    matrix = BlockSparse.project(dense, mask=torch.ones(2, 3, dtype=torch.bool)).matrix
+    matrix.prune_and_grow(3)
+    assert torch.equal(matrix.structure["mask"], largest)
+    matrix = BlockSparse.project(dense, mask=~largest).matrix
+    matrix.prune_and_grow(5, 2, scores=dense)
+    grown = [True, True, True, True, False, True]
+    assert matrix.structure["mask"].flatten().tolist() == grown
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
+def test_blocks_that_cannot_be_compared_are_refused(wrong):
+    dense = torch.ones(6, 12)
+    dense[0, 0] = wrong
+    with pytest.raises(ValueError, match="finite, got 1 of 72"):
+        BlockSparse.largest(dense, (2, 3), 3)
+    matrix, _ = trained()
+    dense[0] = wrong
+    before = matrix.structure["mask"]
+    with pytest.raises(ValueError, match="finite, got 12 of 72"):
+        matrix.prune_and_grow(5, 1, scores=dense)
+    assert matrix.structure["mask"] is before
+    with torch.no_grad():
+        matrix.blocks[1, 0, 0] = wrong
+    with pytest.raises(ValueError, match="finite, got 1 of 30"):
+        matrix.prune_and_grow(3)
+
+
 PERCEPTRON = pruning.perceptron, {"inputs": 64, "width": 64}
 TRANSFORMER = pruning.character_transformer, {"characters": 9, "length": 16, "width": 32}
 NETWORKS = {"perceptron": PERCEPTRON, "character Transformer": TRANSFORMER}

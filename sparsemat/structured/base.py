@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import cached_property
+from math import isfinite
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -106,6 +107,15 @@ class StructuredMatrix(nn.Module):
         """Where the parameters live."""
         return next(self.parameters()).device
 
+    @classmethod
+    def __torch_function__(cls, *call: Any) -> Any:
+        """No function of torch's takes a matrix as a tensor.
+
+        Its fast paths, which read ``linear1.weight`` of an encoder layer and go round the layer,
+        ask for this method and then leave such layers alone.
+        """
+        return NotImplemented
+
     @cached_property
     def _patterns(self) -> tuple[Pattern, ...]:
         return self.patterns()
@@ -173,9 +183,12 @@ class StructuredMatrix(nn.Module):
 
         Raises:
             TypeError: No projection to this class is known, or none for complex matrices.
+            ValueError: The matrix has not two axes, an entry is not finite, or the parameters or
+                the product leave the range of its type.
         """
         if dense.ndim != 2:
             raise ValueError(f"a matrix must have two axes, got shape {tuple(dense.shape)}")
+        require_finite(dense)
         member = cls(tuple(dense.shape), **structure)
         with warnings.catch_warnings():  # torch's note that complex modules are new
             warnings.filterwarnings("ignore", "Complex modules", UserWarning)
@@ -183,6 +196,12 @@ class StructuredMatrix(nn.Module):
         with torch.no_grad():
             member._fit(dense.detach())
             error = relative_error(member.to_dense(), dense)
+        if not isfinite(error):
+            largest = float(dense.abs().max())
+            raise ValueError(
+                f"a matrix must be small enough for {cls.__name__} in its type, got {dense.dtype} "
+                f"with a largest entry of {largest:.3g}, which overflows"
+            )
         return Projection(member, error, cls.guarantee)
 
     def _fit(self, dense: Tensor) -> None:
@@ -282,6 +301,26 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
     return float(((found - exact) / scale).norm() / (exact / scale).norm())
 
 
+def widened(x: Tensor) -> Tensor:
+    """The same numbers in double precision, so that sums of half ones neither stop nor overflow."""
+    return x.to(torch.promote_types(x.dtype, torch.float64))
+
+
+def norms(rows: Tensor) -> Tensor:
+    """Frobenius norm of every ``rows[i]``, in double precision, whatever the scale.
+
+    Args:
+        rows: At least two axes.
+
+    Raises:
+        ValueError: An entry is infinite or not a number, so that norms cannot be compared.
+    """
+    require_finite(rows)
+    wide = rows.abs().double().flatten(1)
+    largest = wide.amax(1, keepdim=True).clamp_min(torch.finfo(wide.dtype).tiny)
+    return (wide / largest).norm(dim=1) * largest[:, 0]
+
+
 def core_std(fan_in: int, fan_out: int) -> float:
     """Standard deviation of a core's entries: the spectral rule of arXiv 2406.06248."""
     return fan_in**-0.5 * min(1.0, (fan_out / fan_in) ** 0.5)
@@ -304,6 +343,17 @@ def require_plain(linear: nn.Linear, name: str = "linear") -> None:
     replaced = what_is_replaced(linear, nn.Linear)
     if replaced:
         raise ValueError(f"{name} must be a layer of torch's without hooks, but {replaced}")
+
+
+def require_finite(dense: Tensor) -> None:
+    """Refuse entries that are infinite or not numbers.
+
+    Raises:
+        ValueError: There are some; their number is named.
+    """
+    wrong = int((~dense.isfinite()).sum())
+    if wrong:
+        raise ValueError(f"all entries must be finite, got {wrong} of {dense.numel()} that are not")
 
 
 def require_real(dense: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..pattern import Pattern
-from .base import StructuredMatrix, divide
+from .base import StructuredMatrix, divide, norms
 from .patterns import einsum_pattern
 
 
@@ -59,7 +59,8 @@ class BlockSparse(StructuredMatrix):
             kept: Number of blocks.
 
         Raises:
-            ValueError: The blocks do not divide the matrix, or there are not so many.
+            ValueError: The blocks do not divide the matrix, there are not so many, or an entry is
+                not finite.
         """
         rows, cols = dense.shape
         a, c = rows // block[0], cols // block[1]
@@ -67,9 +68,9 @@ class BlockSparse(StructuredMatrix):
             raise ValueError(
                 f"{kept} blocks of {tuple(block)} cannot be kept of a {rows}x{cols} matrix"
             )
-        norms = _block_norms(dense, (a, c)).flatten()
+        sizes = _block_norms(dense, (a, c))
         mask = torch.zeros(a * c, dtype=torch.bool, device=dense.device)
-        mask[norms.topk(kept).indices] = True
+        mask[sizes.topk(kept).indices] = True
         return mask.view(a, c)
 
     @torch.no_grad()
@@ -97,8 +98,8 @@ class BlockSparse(StructuredMatrix):
             int64 positions of the new blocks in ``blocks``, ascending.
 
         Raises:
-            ValueError: ``scores`` are missing or of another shape, or there are not so many blocks
-                to keep or to grow.
+            ValueError: ``scores`` are missing or of another shape, there are not so many blocks to
+                keep or to grow, or an entry of a block or a score is not finite.
 
         Source: arXiv 2507.03117 (BLaST).
         """
@@ -111,12 +112,11 @@ class BlockSparse(StructuredMatrix):
             got = None if scores is None else tuple(scores.shape)
             raise ValueError(f"scores must have the shape of the matrix {self.shape}, got {got}")
         place = self.block_row * self.grid[1] + self.block_col
-        norms = self.blocks.square().sum((1, 2))
-        survivors = norms.argsort(descending=True, stable=True)[: kept - grown]
+        survivors = norms(self.blocks).argsort(descending=True, stable=True)[: kept - grown]
         new = place[:0]
         if grown:
-            norms = _block_norms(scores, self.grid).flatten().index_fill(0, place, -1)
-            new = norms.topk(grown).indices
+            sizes = _block_norms(scores, self.grid).index_fill(0, place, -1)
+            new = sizes.topk(grown).indices
         places, order = torch.cat([place[survivors], new]).sort()
         source = torch.cat([survivors, torch.full_like(new, -1)])[order]
         fresh = (source < 0)[:, None, None]
@@ -193,6 +193,6 @@ class BlockSparse(StructuredMatrix):
 
 
 def _block_norms(dense: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Squared norm of every block."""
+    """Norm of every block, row by row."""
     (a, c), (rows, cols) = grid, dense.shape
-    return dense.reshape(a, rows // a, c, cols // c).square().sum((1, 3))
+    return norms(dense.reshape(a, rows // a, c, cols // c).transpose(1, 2).flatten(0, 1))

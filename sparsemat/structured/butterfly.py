@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..pattern import Pattern
-from .base import StructuredMatrix
+from .base import StructuredMatrix, norms
 from .sparse_product import butterfly_patterns
 
 
@@ -159,9 +159,10 @@ class Butterfly(StructuredMatrix):
             rest = (v[..., 0, :] * s[..., :1]).transpose(1, 2).reshape(2 ** (i + 1), low, low)
         # the last remainder is 1 x 1 a row: it belongs to the last level
         self._level(self.levels - 1).mul_(rest.reshape(-1, 1, 1, 2))
-        norms = self.twiddle.flatten(1).norm(dim=1)  # all factors get the same
-        if norms.all():
-            self.twiddle.mul_((norms.log().mean().exp() / norms)[:, None, None, None])
+        sizes = norms(self.twiddle)  # all factors get the same
+        if sizes.all():
+            factors = sizes.log().mean().exp() / sizes
+            self.twiddle.copy_(self.twiddle * factors[:, None, None, None])
 
 
 def bit_reversal(size: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..pattern import Pattern
-from .base import StructuredMatrix
+from .base import StructuredMatrix, widened
 from .patterns import einsum_pattern
 
 
@@ -45,8 +45,8 @@ class Tied(StructuredMatrix):
     def _fit(self, dense: Tensor) -> None:
         (pattern,) = self._patterns
         at = torch.from_numpy(np.array(pattern.index)).to(dense.device)
-        entries = dense[tuple(np.array([pattern.row, pattern.col]))]
-        total = self.theta.new_zeros(len(self.theta)).index_add(0, at, entries)
+        entries = widened(dense)[tuple(np.array([pattern.row, pattern.col]))]
+        total = entries.new_zeros(len(self.theta)).index_add(0, at, entries)
         self.theta.copy_(total / at.bincount(minlength=len(total)))
 
 
@@ -187,7 +187,7 @@ class Equivariant(StructuredMatrix):
     def _fit(self, dense: Tensor) -> None:
         """The average over all permutations: diagonal blocks, and the others."""
         n, (outputs, inputs) = self.elements, self.own.shape
-        blocks = dense.reshape(n, outputs, n, inputs)
+        blocks = widened(dense).reshape(n, outputs, n, inputs)
         diagonal = torch.einsum("iofi->of", blocks.movedim(2, 3)) / n
         others = (blocks.sum((0, 2)) - n * diagonal) / (n * (n - 1))
         self.own.copy_(diagonal - others)
