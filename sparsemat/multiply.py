@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
+
+# private, but there is no public way to step out of a transform
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from . import memory
 from .factored import factored
@@ -11,7 +16,9 @@ from .live import Live
 from .matrix import SparseMatrix
 from .pattern import Pattern
 from .products import GatherProduct, choose
+from .products.casting import as_given, without_autocast
 from .products.indices import constant, csr_tensor
+from .products.product import is_traced, is_transformed
 
 
 def multiplied(left: SparseMatrix, right: SparseMatrix) -> SparseMatrix:
@@ -147,26 +154,70 @@ class _Structure:
 
     def __init__(self, left: Pattern, right: Pattern) -> None:
         self.left, self.right = left, right
-        ones = torch.ones(left.nnz), torch.ones(right.nnz)
-        crow, col, _ = self._multiply(*ones)
-        count = np.diff(crow)
-        row = np.repeat(np.arange(left.shape[0]), count)
-        self.order = None
-        if (np.diff(row * right.shape[1] + col) <= 0).any():  # torch leaves rows unsorted
-            self.order = np.lexsort((col, row))
-            col = col[self.order]
-        shape = left.shape[0], right.shape[1]
-        self.pattern = Pattern(shape, row, col, np.arange(len(row)), len(row))
+        self._orders: dict[torch.device, tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._backward: dict[str, tuple[_Structure, np.ndarray]] = {}
+        # made in a transform, its tensors would be wrapped, and torch has no wrapped rows
+        with temporarily_clear_interpreter_stack(), without_autocast("cpu"):
+            self.pattern = self._find()
+
+    def _find(self) -> Pattern:
+        if not _has_rows(torch.device("cpu")):
+            return self.left @ self.right
+        product = self._multiply(torch.ones(self.left.nnz), torch.ones(self.right.nnz))
+        row = np.repeat(np.arange(product.shape[0]), product.crow_indices().diff().numpy())
+        col = product.col_indices()
+        order = self._order(row, col)
+        col = (col if order is None else col[order]).numpy()
+        return Pattern(tuple(product.shape), row, col, np.arange(len(row)), len(row))
+
+    def _order(self, row: np.ndarray, col: torch.Tensor) -> torch.Tensor | None:
+        """What sorts the columns in each row, which torch leaves unsorted; None if nothing does."""
+        known = self._orders.get(col.device)
+        if known is None or not torch.equal(known[0], col):
+            cols, order = col.cpu().numpy(), None
+            if ((np.diff(row) == 0) & (np.diff(cols) < 0)).any():
+                order = constant(np.lexsort((cols, row)), col.device)
+            known = self._orders[col.device] = col, order
+        return known[1]
 
     def values(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """One value a cell of ``pattern``, differentiable to any order."""
+        if is_transformed() or is_traced(left, right):
+            return self._plain(left, right)
         return _Values.apply(left, right, self)
 
     def numbers(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """The same, without autograd."""
+        if not _has_rows(left.device):
+            return self._plain(left, right)
         wide = torch.promote_types(left.dtype, torch.float32)
-        values = self._multiply(left.to(wide), right.to(wide))[2].to(left.dtype)
-        return values if self.order is None else values[constant(self.order, values.device)]
+        product = self._multiply(left.to(wide), right.to(wide))
+        # a copy: the values of a product are a view of it, which has no second derivative
+        values = product.values().to(left.dtype, copy=True)
+        order = self._order(self.pattern.row, product.col_indices())
+        return values if order is None else values.index_select(0, order)
+
+    def _multiply(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        a, b = (
+            csr_tensor(*_compressed(pattern, values.device), values.resolve_conj(), pattern.shape)
+            for pattern, values in ((self.left, left), (self.right, right))
+        )
+        return a @ b
+
+    def _plain(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """The same by plain operations, which torch can differentiate, batch and trace."""
+        wide = torch.promote_types(left.dtype, torch.float32)
+        i, j, cell = (constant(array, left.device) for array in self._pairs)
+        terms = left.to(wide).index_select(0, i) * right.to(wide).index_select(0, j)
+        return terms.new_zeros(self.pattern.nnz).index_add(0, cell, terms).to(left.dtype)
+
+    @cached_property
+    def _pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Every pair of cells that meet, and the cell of ``pattern`` to which it adds."""
+        pairs = int(self.right.row_counts[self.left.col].sum())
+        memory.require(f"a product of two sparse matrices, pair by pair ({pairs:,})", 48 * pairs)
+        i, j = self.left.pairs(self.right)
+        return i, j, _places(self.pattern, self.left.row[i], self.right.col[j])
 
     def of_left(self) -> tuple[_Structure, np.ndarray]:
         """``grad @ right^T``, and where in it the cells of ``left`` are."""
@@ -179,43 +230,15 @@ class _Structure:
     def _made(self, side: str, make) -> tuple[_Structure, np.ndarray]:
         if side not in self._backward:
             structure, wanted = make(), getattr(self, side)
-            width = wanted.shape[1]
-            have = structure.pattern.row * width + structure.pattern.col
-            at = np.searchsorted(have, wanted.row * width + wanted.col)
-            self._backward[side] = structure, at
+            self._backward[side] = structure, _places(structure.pattern, wanted.row, wanted.col)
         return self._backward[side]
-
-    def _multiply(
-        self, left: torch.Tensor, right: torch.Tensor
-    ) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
-        """Start of each row, columns and values as torch orders them."""
-        if left.device.type == "cpu" and not torch.backends.mkl.is_available():
-            return self._by_pairs(left, right)
-        a, b = (
-            csr_tensor(*_compressed(pattern, values.device), values.resolve_conj(), pattern.shape)
-            for pattern, values in ((self.left, left), (self.right, right))
-        )
-        product = a @ b
-        crow, col = product.crow_indices(), product.col_indices()
-        return crow.cpu().numpy(), col.cpu().numpy(), product.values()
-
-    def _by_pairs(
-        self, left: torch.Tensor, right: torch.Tensor
-    ) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
-        """The same where torch has no product of compressed rows."""
-        i, j = self.left.pairs(self.right)
-        shape = self.left.shape[0], self.right.shape[1]
-        every = Pattern(shape, self.left.row[i], self.right.col[j], np.arange(len(i)), len(i))
-        cells, cell = every.cells()
-        terms = left[constant(i, left.device)] * right[constant(j, left.device)]
-        values = left.new_zeros(cells.nnz).index_add(0, constant(cell, left.device), terms)
-        return np.searchsorted(cells.row, np.arange(shape[0] + 1)), cells.col, values
 
 
 class _Values(torch.autograd.Function):
     """Values of a product of two sparse matrices; each gradient is such a product, sampled."""
 
     @staticmethod
+    @as_given
     def forward(left, right, structure):
         return structure.numbers(left, right)
 
@@ -226,17 +249,18 @@ class _Values(torch.autograd.Function):
         ctx.save_for_forward(left, right)
 
     @staticmethod
+    @as_given
     def backward(ctx, grad):
         left, right = ctx.saved_tensors
         structure, grads = ctx.structure, [None, None, None]
         if ctx.needs_input_grad[0]:
             product, at = structure.of_left()
             turned = right.conj().index_select(0, _transpose_order(structure.right, right.device))
-            grads[0] = product.values(grad, turned).index_select(0, constant(at, grad.device))
+            grads[0] = _sampled(product.values(grad, turned), at)
         if ctx.needs_input_grad[1]:
             product, at = structure.of_right()
             turned = left.conj().index_select(0, _transpose_order(structure.left, left.device))
-            grads[1] = product.values(turned, grad).index_select(0, constant(at, grad.device))
+            grads[1] = _sampled(product.values(turned, grad), at)
         return tuple(grads)
 
     @staticmethod
@@ -249,16 +273,29 @@ class _Values(torch.autograd.Function):
             parts.append(ctx.structure.values(left, d_right))
         return sum(parts[1:], parts[0])
 
-    @staticmethod
-    def vmap(info, in_dims, left, right, structure):
-        def one(side, dim, k):
-            return side if dim is None else side.select(dim, k)
 
-        results = [
-            structure.values(one(left, in_dims[0], k), one(right, in_dims[1], k))
-            for k in range(info.batch_size)
-        ]
-        return torch.stack(results), 0
+def _sampled(values: torch.Tensor, at: np.ndarray) -> torch.Tensor:
+    """Values at these places; one past the end reads zero, as no pair meets in such a cell."""
+    padded = torch.cat([values, values.new_zeros(1)])
+    return padded.index_select(0, constant(at, values.device))
+
+
+def _places(cells: Pattern, row: np.ndarray, col: np.ndarray) -> np.ndarray:
+    """Where these cells are among others in row-major order; ``cells.nnz`` if they are not."""
+    cols = np.unique(cells.col)  # numbered anew: a product of the sizes could overflow
+    key, wanted = (
+        row * (len(cols) + 1) + np.searchsorted(cols, col)
+        for row, col in ((cells.row, cells.col), (row, col))
+    )
+    at = np.searchsorted(key, wanted)
+    found = np.append(cells.row, -1)[at] == row
+    found &= np.append(cells.col, -1)[at] == col
+    return np.where(found, at, cells.nnz)
+
+
+def _has_rows(device: torch.device) -> bool:
+    """Whether torch has a product of compressed rows there."""
+    return device.type != "cpu" or torch.backends.mkl.is_available()
 
 
 def _compressed(pattern: Pattern, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
