@@ -1,6 +1,8 @@
 """What every structured matrix keeps, member by member, and which classes contain which."""
 
 import copy
+import pickle
+from contextlib import contextmanager
 from itertools import combinations
 
 import pytest
@@ -102,6 +104,14 @@ def member(kind):
         for parameter in matrix.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return matrix
+
+
+@contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    torch.set_default_dtype(before)
 
 
 def by_einsum(matrix, x):
@@ -217,6 +227,29 @@ class TestContract:
         near(member(x[0, 0]), member.to_dense() @ x[0, 0])
         assert member(x[:0]).shape == (0, 3, member.shape[0])
 
+    def test_no_vectors_give_zero_gradients(self, member):
+        rows, cols = member.shape
+        for shape in ((0, cols), (2, 0, cols)):
+            x = torch.zeros(shape, requires_grad=True)
+            inputs = x, *member.parameters()
+            found = torch.autograd.grad(member(x).sum(), inputs)
+            for gradient, value in zip(found, inputs, strict=True):
+                assert torch.equal(gradient, torch.zeros_like(value))
+        assert (member @ torch.zeros(cols, 0)).shape == (rows, 0)
+        (member @ torch.zeros(cols, 0)).sum().backward()
+        assert all(not p.grad.any() for p in member.parameters())
+
+    def test_no_vectors_are_of_the_type_that_some_would_be(self, member):
+        for dtype in (torch.float32, torch.float64, torch.complex128):
+            x = torch.zeros(1, member.shape[1], dtype=dtype)
+            try:
+                expected = member(x).dtype
+            except (RuntimeError, ValueError) as error:
+                with pytest.raises(type(error)):
+                    member(x[:0])
+            else:
+                assert member(x[:0]).dtype == expected
+
     def test_derivatives_of_first_and_second_order(self, member):
         inputs = (torch.randn(4, member.shape[1], requires_grad=True), *member.parameters())
         directions = [torch.randn_like(p) for p in inputs]
@@ -314,6 +347,17 @@ class TestContract:
         near(other.to_dense(), member.to_dense())
         near(copy.deepcopy(member).to_dense(), member.to_dense())
 
+    def test_pickling(self, member):
+        x = torch.randn(3, member.shape[1])
+        again = pickle.loads(pickle.dumps(member))
+        assert torch.equal(again(x), member(x))
+        near(again.matrix().to_dense(), member.to_dense())
+
+    def test_constants_have_the_type_of_the_parameters(self, member):
+        x = torch.randn(3, member.shape[1])
+        with default_dtype(torch.float32):
+            near(by_einsum(member, x), member(x), 1e-13)
+
     def test_single_precision(self, member):
         x = torch.randn(5, member.shape[1])
         expected = member(x)
@@ -390,6 +434,14 @@ REFUSED = {
     "circulant that is not square": (lambda: Circulant((5, 6)), r"got \(5, 6\)"),
     "one element": (lambda: Equivariant((2, 3), 1), "got 1"),
     "odd states": (lambda: DiagonalStateSpace((8, 8), 3), "got 3"),
+    "step of zero": (
+        lambda: DiagonalStateSpace((8, 8), 4, step=0),
+        "step must be above 0 and finite, got 0",
+    ),
+    "step that is no number": (
+        lambda: DiagonalStateSpace((8, 8), 4, step=float("nan")),
+        "got nan",
+    ),
     "unknown poles": (lambda: DiagonalStateSpace((8, 8), 4, "nice"), "got 'nice'"),
     "tile that does not divide": (lambda: StrassenTile((12, 10), _bases(5, 2)), r"\(12, 10\)"),
     "empty matrix": (lambda: LowRank((0, 8), 1), r"got \(0, 8\)"),

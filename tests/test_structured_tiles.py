@@ -247,6 +247,9 @@ class TestPublishedSchemes:
             ("2 2 R\n1 1\n0 0 0\n", "line 2: .* 3 words, got 2"),
             ("2 2 R\n1 1 1/0\n0 0 0\n", "line 2: .*got '1 1 1/0'"),
             ("2 2 R\n1 1 half\n0 0 0\n", "line 2: .*got '1 1 half'"),
+            ("2 2 R\n0 0 1\n1 1 1\n0 0 0\n", "line 2: the end must be 0 0 0, got '0 0 1'"),
+            ("2 2 R\n1 1 1\n0 0 0\n\n1 2 1\n", "line 5: nothing must follow .*got '1 2 1'"),
+            ("2 2 R\n0 0 0\n0 0 0\n", "line 3: nothing must follow 0 0 0, got '0 0 0'"),
         ],
     )
     def test_a_file_of_another_form_is_refused(self, text, message, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from ..lazy import Chain
 from ..matrix import SparseMatrix
@@ -156,9 +157,13 @@ class StructuredMatrix(nn.Module):
             raise ValueError(
                 f"x must have shape (..., columns) with columns={cols}, got {tuple(x.shape)}"
             )
-        if x.numel() == 0:  # transforms refuse an empty batch
-            return x.new_zeros(*x.shape[:-1], rows)
-        return self.product(x.reshape(-1, cols)).reshape(*x.shape[:-1], rows)
+        return self._multiply(x.reshape(x.numel() // cols, cols)).reshape(*x.shape[:-1], rows)
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        if len(x):
+            return self.product(x)
+        # transforms refuse an empty batch; nothing of one vector keeps type, checks and gradients
+        return self.product(pad(x, (0, 0, 0, 1)))[:0]
 
     def __matmul__(self, x: Tensor) -> Tensor:
         """``W @ x`` for x of shape ``(columns,)`` or ``(columns, n)``."""
@@ -167,7 +172,7 @@ class StructuredMatrix(nn.Module):
                 f"x must have shape (columns,) or (columns, n) with columns={self.shape[1]}, "
                 f"got {tuple(x.shape)}"
             )
-        return self.product(x[None])[0] if x.ndim == 1 else self.product(x.mT).mT
+        return self._multiply(x[None])[0] if x.ndim == 1 else self._multiply(x.mT).mT
 
     def lr_multipliers(self) -> dict[str, float]:
         """What to multiply the learning rate of a dense layer with, parameter by parameter."""

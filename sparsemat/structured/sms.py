@@ -23,7 +23,7 @@ def read_sms(path: str | Path) -> np.ndarray:
 
     Raises:
         ValueError: The file has another form, an entry lies outside or comes twice, or the end is
-            missing; the message begins with the path and the line's number.
+            missing or not the last line; the message begins with the path and the line's number.
     """
     lines = [
         (number, line.split())
@@ -33,7 +33,7 @@ def read_sms(path: str | Path) -> np.ndarray:
     if not lines:
         raise ValueError(f"{path}: a matrix must begin with its rows and columns, got nothing")
     matrix = None
-    for number, words in lines:
+    for at, (number, words) in enumerate(lines):
         where = f"{path}, line {number}"
         if len(words) != 3:
             raise ValueError(f"{where}: a line must have 3 words, got {len(words)}")
@@ -48,6 +48,13 @@ def read_sms(path: str | Path) -> np.ndarray:
                 f"{where}: a line must be a row, a column and an entry, got {' '.join(words)!r}"
             ) from error
         if (i, j) == (0, 0):
+            if words[2] != "0":
+                raise ValueError(f"{where}: the end must be 0 0 0, got {' '.join(words)!r}")
+            if lines[at + 1 :]:
+                after, more = lines[at + 1]
+                raise ValueError(
+                    f"{path}, line {after}: nothing must follow 0 0 0, got {' '.join(more)!r}"
+                )
             return matrix
         rows, cols = matrix.shape
         if not (1 <= i <= rows and 1 <= j <= cols):

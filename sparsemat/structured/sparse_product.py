@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,11 +49,22 @@ class SparseProduct(StructuredMatrix):
             raise ValueError(
                 f"the factors must end with columns={self.shape[1]}, got {inner[1:] or 'none'}"
             )
-        self._products = [choose(pattern) for pattern in self.structure["patterns"]]
+        self._choose()
         self.theta = nn.ParameterList(
             torch.empty(pattern.num_parameters) for pattern in self.structure["patterns"]
         )
         self.reset_parameters()
+
+    def _choose(self) -> None:
+        self._products = [choose(pattern) for pattern in self.structure["patterns"]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # products hold functions, which cannot be saved
+        return {name: value for name, value in self.__dict__.items() if name != "_products"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._choose()
 
     def extra_repr(self) -> str:
         """Shape and nonzeros of the factors, for ``repr``."""

@@ -68,10 +68,11 @@ class DiagonalStateSpace(StructuredMatrix):
         shape: ``(L, L)``.
         states: N, even: N/2 complex pairs.
         kind: How the poles start, see :func:`diagonal_init`.
-        step: How Δ starts.
+        step: How Δ starts, above 0.
 
     Raises:
-        ValueError: The shape is not square, N is odd, or there is no such kind.
+        ValueError: The shape is not square, N is odd, there is no such kind, or the step is not
+            above 0 or not finite.
 
     Source: arXiv 2206.11893.
     """
@@ -82,6 +83,8 @@ class DiagonalStateSpace(StructuredMatrix):
         super().__init__(shape, states=states, kind=kind, step=step)
         if shape[0] != shape[1]:
             raise ValueError(f"shape must be square, got {shape}")
+        if not 0 < step < math.inf:
+            raise ValueError(f"step must be above 0 and finite, got {step}")
         poles = diagonal_init(kind, states)
         real = torch.get_default_dtype()
         self.log_decay = nn.Parameter((-poles.real).log().to(real))

@@ -171,7 +171,8 @@ class Equivariant(StructuredMatrix):
     def operands(self) -> tuple[Tensor, ...]:
         """Λ and Γ, and the two matrices that commute with permutations."""
         n = self.elements
-        commuting = torch.stack([torch.eye(n), torch.full((n, n), 1 / n)]).to(self.own)
+        eye = torch.eye(n, dtype=self.dtype, device=self.device)
+        commuting = torch.stack([eye, torch.full_like(eye, 1 / n)])
         return torch.stack([self.own, self.pooled]), commuting
 
     @property
