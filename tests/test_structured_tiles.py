@@ -615,3 +615,93 @@ class TestRankAdaptive:
         left = layer.weight.left
         torch.testing.assert_close(left.T @ left, torch.eye(3))
         assert layer.matrix().to_dense().shape == (40, 30)
+
+    def network(self):
+        parts = torch.nn.Linear(7, 7), StructuredLinear(Usv((5, 7), 2)), torch.nn.Linear(5, 1)
+        return torch.nn.Sequential(*parts)
+
+    def test_the_structure_says_the_rank_that_is_there(self):
+        network, x = self.network(), torch.randn(9, 7)
+        for rank in (4, 5):
+            kls_step(network, lambda: (network(x) - x[:, :1]).square().mean(), 0.1, tolerance=0)
+            matrix = network[1].weight
+            assert matrix.structure == {"rank": rank} and f"rank={rank}" in repr(matrix)
+            again = Usv(matrix.shape, **matrix.structure)
+            again.load_state_dict(matrix.state_dict())
+            assert torch.equal(again.to_dense(), matrix.to_dense())
+
+    @pytest.mark.parametrize("call", [1, 2])
+    @pytest.mark.parametrize("with_gradients", [False, True])
+    def test_a_step_that_fails_changes_nothing(self, call, with_gradients):
+        network, x, calls = self.network(), torch.randn(9, 7), []
+        parameters = dict(network.named_parameters())
+        if with_gradients:
+            network(x).sum().backward()
+        values = {name: p.detach().clone() for name, p in parameters.items()}
+        grads = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
+
+        def loss():
+            calls.append(len(calls) + 1)
+            if calls[-1] == call:
+                raise RuntimeError("no loss today")
+            return network(x).square().mean()
+
+        with pytest.raises(RuntimeError, match="no loss today"):
+            kls_step(network, loss, 0.1)
+        assert calls[-1] == call and network[1].weight.structure == {"rank": 2}
+        for name, p in network.named_parameters():
+            assert p is parameters[name] and torch.equal(p, values[name])
+            assert (p.grad is None) == (name not in grads)
+            assert p.grad is None or torch.equal(p.grad, grads[name])
+
+    def test_what_is_frozen_or_unused_stays_as_it_is(self):
+        network, x = self.network(), torch.randn(9, 7)
+        frozen, unused = (StructuredLinear(Usv((7, 7), 2)) for _ in range(2))
+        network.insert(0, frozen.requires_grad_(False))
+        network.unused = unused
+        kept = [(p, p.detach().clone()) for part in (frozen, unused) for p in part.parameters()]
+
+        def loss():
+            return torch.nn.Sequential(*network[:4])(x).square().mean()
+
+        before, moving = loss().item(), network[2].weight.to_dense()
+        kls_step(network, loss, 0.1, tolerance=0)
+        assert loss().item() < before and not torch.equal(network[2].weight.to_dense(), moving)
+        now = [p for part in (frozen, unused) for p in part.parameters()]
+        for (old, value), new in zip(kept, now, strict=True):
+            assert new is old and torch.equal(new, value)
+        assert unused.weight.structure == {"rank": 2}
+
+    def test_what_cannot_take_a_step_is_refused(self):
+        def partly(matrix):
+            matrix.core.requires_grad_(False)
+
+        def stretched(matrix):
+            matrix.right.data.mul_(2)
+
+        changes = {
+            r"1.weight .* as a whole or frozen, got \['core'\]": partly,
+            "1.weight.right must have orthonormal columns to .*, got an error of 3": stretched,
+            "network must hold a Usv to train, got none in Sequential": lambda matrix: (
+                matrix.requires_grad_(False)
+            ),
+        }
+        for message, change in changes.items():
+            network = self.network()
+            change(network[1].weight)
+            with pytest.raises(ValueError, match=message):
+                kls_step(network, lambda: pytest.fail("no work before the check"), 0.1)
+        network = torch.nn.ModuleList([Usv((5, 7), 2), Usv((5, 7), 2)])
+        network[1].left = network[0].left
+        with pytest.raises(ValueError, match=r"0 must have .* its own, got \['left'\] shared"):
+            kls_step(network, lambda: pytest.fail("no work before the check"), 0.1)
+        with pytest.raises(TypeError, match=r"must be real, got torch\.complex64"):
+            kls_step(Usv.project(torch.ones(5, 7) + 1j, rank=2).matrix, torch.ones, 0.1)
+
+    @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30], ids="{:g}".format)
+    def test_the_rank_is_cut_alike_at_every_scale(self, scale):
+        matrix = Usv((6, 6), 4).float()
+        core = torch.tensor([1.0, 0.5, 0.1, 0.001]).diag() * scale
+        matrix.core.data.copy_(core)
+        kls_step(matrix, lambda: (matrix.to_dense() / scale).sum(), 0.0, tolerance=0.01)
+        assert matrix.rank == 3
