@@ -695,7 +695,7 @@ class TestRankAdaptive:
         network[1].left = network[0].left
         with pytest.raises(ValueError, match=r"0 must have .* its own, got \['left'\] shared"):
             kls_step(network, lambda: pytest.fail("no work before the check"), 0.1)
-        with pytest.raises(TypeError, match=r"must be real, got torch\.complex64"):
+        with pytest.raises(TypeError, match=r"must be real, got torch\.complex128"):
             kls_step(Usv.project(torch.ones(5, 7) + 1j, rank=2).matrix, torch.ones, 0.1)
 
     @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30], ids="{:g}".format)

@@ -121,8 +121,8 @@ def _trained(network: nn.Module) -> list[Usv]:
             error = float((gram - torch.eye(len(gram)).to(gram)).abs().max())
             if not error <= ORTHONORMAL:
                 raise ValueError(
-                    f"{where}.{name} must have orthonormal columns to {ORTHONORMAL:g}, got an error "
-                    f"of {error:.1g}; see Usv.project"
+                    f"{where}.{name} must have orthonormal columns to {ORTHONORMAL:g}, got an "
+                    f"error of {error:.1g}; see Usv.project"
                 )
         found.append(matrix)
     if not found:
