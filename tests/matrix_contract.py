@@ -180,6 +180,15 @@ class MatrixContract:
         assert_near(mapped[0], dense @ x[0])
         assert_near(mapped[1], case.dense(*drawn(case, seed=5)) @ x[0])
 
+    def test_forward_derivatives_of_forward_derivatives(self, case):
+        (first, *others), forward = drawn(case), torch.func.jacfwd
+        x = vectors(case.dense(first, *others).shape[1])
+
+        def mixed(build):
+            return forward(forward(lambda t, x: build(t, *others) @ x, 0), 1)(first, x)
+
+        assert_near(mixed(case.build), mixed(case.dense))
+
     def test_scipy_takes_it_as_an_operator(self, case, dtype):
         matrix, dense = self.both(case, dtype)
         operator, expected = matrix.linear_operator(), dense.numpy()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsemat import RNN, recurrence_patterns, to_matrix
+from sparsemat.products.recurrence import recurrence
 
 LAYERS = {
     "tanh": {"nonlinearity": "tanh"},
@@ -266,6 +267,27 @@ def test_inputs_that_do_not_fit_are_refused(x, h0, rule):
     h0 = None if h0 is None else torch.zeros(h0)
     with pytest.raises(ValueError, match=rule):
         RNN(2, 3, batch_first=True)(torch.zeros(x), h0)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "linear"])
+def test_forward_derivatives_of_forward_derivatives(activation):
+    torch.manual_seed(0)
+    given = torch.randn(6, 1, 2).double(), torch.randn(2, 2).double()
+    f = {"tanh": torch.tanh, "relu": torch.relu, "linear": lambda a: a}[activation]
+
+    def loop(inputs, weight):
+        states = [torch.zeros(1, 2, dtype=torch.float64)]
+        for u in inputs.unbind():
+            states.append(f(u + states[-1] @ weight.mT))
+        return torch.stack(states[1:])
+
+    forward = torch.func.jacfwd
+    for outer, inner in ((0, 1), (1, 0), (1, 1)):
+        found, truth = (
+            forward(forward(states, inner), outer)(*given)
+            for states in (lambda u, w: recurrence(u, w, None, activation), loop)
+        )
+        torch.testing.assert_close(found, truth)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from functools import cache
 
 import numpy as np
 import torch
 
+# private, but there is no public way to step out of a transform
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack as no_transform
+
 
 def constant(array: np.ndarray, device: torch.device | str) -> torch.Tensor:
     """An index array as a tensor that may be kept: a real one, whatever mode surrounds the call."""
-    with torch.inference_mode(False):  # else no later backward pass could save it
+    # in inference no later backward pass could save it, in a transform it would be wrapped
+    outside = nullcontext() if torch.compiler.is_compiling() else no_transform()
+    with outside, torch.inference_mode(False):
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 

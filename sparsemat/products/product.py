@@ -16,7 +16,12 @@ import numpy as np
 import torch
 
 # private, but there is no public way to ask whether a transform is at work
-from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
+from torch._C._functorch import (
+    TransformType,
+    get_interpreter_stack,
+    is_legacy_batchedtensor,
+    peek_interpreter_stack,
+)
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .casting import as_given, without_autocast
@@ -186,6 +191,16 @@ def is_transformed() -> bool:
     return peek_interpreter_stack() is not None
 
 
+def is_twice_forward() -> bool:
+    """Whether a forward derivative is taken of a forward derivative.
+
+    There torch loses the outer one in a function with a ``jvp`` of its own, so only plain
+    operations will do.
+    """
+    stack = get_interpreter_stack() or ()
+    return sum(interpreter.key() == TransformType.Jvp for interpreter in stack) > 1
+
+
 class _Bilinear(torch.autograd.Function):
     """One of the three maps; its derivatives are the other two."""
 
@@ -245,6 +260,8 @@ class _Ordinary(_Bilinear):
 
 
 def _bilinear(left: torch.Tensor, right: torch.Tensor, product: Product, kind: str) -> torch.Tensor:
+    if is_twice_forward():
+        return product.plain(kind, left, right)
     function = _Bilinear if is_transformed() else _Ordinary
     return function.apply(left, right, product, kind)
 

@@ -15,7 +15,7 @@ from math import isqrt
 import torch
 
 from .casting import as_given, autocast
-from .product import is_traced, is_transformed
+from .product import is_traced, is_transformed, is_twice_forward
 
 SMALL_STEP = 512  # entries of a state below which a step is mostly overhead
 CHUNKED_STEPS = 32  # fewer are not worth two passes
@@ -92,7 +92,7 @@ class RecurrenceProduct:
         self, inputs: torch.Tensor, weight: torch.Tensor, initial: torch.Tensor
     ) -> torch.Tensor:
         """Arguments of :func:`recurrence`, of one dtype, to the states ``(T, n, h)``."""
-        if is_traced(inputs, weight, initial):
+        if is_traced(inputs, weight, initial) or is_twice_forward():
             return plain_recurrence(inputs, weight, initial, self.activation)
         return _Recurrence.apply(inputs, weight, initial, self)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from ..products.casting import as_given, autocast
-from ..products.product import is_traced, is_transformed
+from ..products.product import is_traced, is_transformed, is_twice_forward
 
 STRIP_ENTRIES, BLOCK_ROWS = 1 << 17, 1024
 
@@ -43,7 +43,7 @@ def tile_product(x: Tensor, weight: Tensor, encode: Tensor, decode: Tensor) -> T
     rows = x.reshape(-1, x.shape[-1])
     given = rows, weight, encode, decode
     rank, inner, outer = weight.shape
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or is_twice_forward():
         coordinates = _encode_plain(rows, encode)
         summed = torch.bmm(coordinates.reshape(rank, -1, inner), weight)
         y = _decode_plain(summed.reshape(rank, -1, outer), decode)
