@@ -507,6 +507,12 @@ OTHERS = {
         lambda: sm.SparseLinear(sm.diagonal_pattern(3)).prune_and_regrow(float("nan")),
         "fraction must lie in 0..1, got nan",
     ),
+    "prune_and_regrow, scores: NaN": (
+        lambda: sm.SparseLinear(sm.diagonal_pattern(3)).prune_and_regrow(
+            0.5, scores=torch.full((3, 3), float("nan"))
+        ),
+        "scores must have an order by size, got NaN in it",
+    ),
     "prune_and_regrow, scores: an array": (
         lambda: sm.SparseLinear(sm.diagonal_pattern(3)).prune_and_regrow(
             0.5, scores=np.ones((3, 3))

@@ -189,8 +189,9 @@ class SparseLinear(MatrixLayer, nn.Module):
             int64 positions of the new entries in ``weight``, ascending.
 
         Raises:
-            ValueError: ``fraction``, the form or the shape of ``scores`` is wrong, entries are tied
-                or name a cell twice, or there are fewer empty cells than entries to grow.
+            ValueError: ``fraction``, the form or the shape of ``scores`` is wrong, there is NaN in
+                ``scores`` or the weights, entries are tied or name a cell twice, or there are fewer
+                empty cells than entries to grow.
 
         Source: Mocanu et al. 2018 (SET), Evci et al. 2020 (RigL).
         """
@@ -217,6 +218,9 @@ class SparseLinear(MatrixLayer, nn.Module):
             raise TypeError(f"scores must be a torch.Tensor, got {type(scores).__name__}")
         if scores is not None and scores.shape != (rows, cols):
             raise ValueError(f"scores must have shape {(rows, cols)}, got {tuple(scores.shape)}")
+        for name, sizes in (("weight", self.weight), ("scores", scores)):
+            if sizes is not None and sizes.isnan().any():
+                raise ValueError(f"{name} must have an order by size, got NaN in it")
         count = int(fraction * len(cell) + 1e-9)  # 0.29 of 100 are 29, though 0.29 * 100 is less
         empty = rows * cols - len(cell)
         if count > empty:
