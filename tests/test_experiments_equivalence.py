@@ -1,5 +1,7 @@
 """The rule of equivalence: the tests against scipy's, the power against simulation."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from test_experiments_report import made_up
 
-from sparsemat.experiments import equivalence
+from sparsemat.experiments import equivalence, records
+from sparsemat.experiments.configurations import EXPERIMENTS
 from sparsemat.experiments.equivalence import ALPHA, MARGIN, POWER
 
 
@@ -75,6 +78,66 @@ def test_runs_on_other_data_are_no_pair():
     assert equivalence.pairs([]).empty
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param({"learning_rate": 0.03}, "learning_rate was 0.003 and is 0.03", id="rate"),
+        pytest.param({"epochs": 50}, "epochs was 5 and is 50", id="epochs"),
+        pytest.param({"dataset": "mnist-sample"}, "is 'mnist-sample'", id="dataset"),
+    ],
+)
+@pytest.mark.parametrize("seeds", [1, 3], ids="{} seeds".format)
+def test_a_pair_whose_sides_differ_in_more_than_the_layers_is_refused(change, said, seeds):
+    full = EXPERIMENTS["mnist"].profiles["full"]
+    found = [*runs_of([90.0] * seeds, "native"), *runs_of([90.0] * seeds, "tied")]
+    for record in found:
+        record["configuration"] = asdict(full)
+        if record["variant"] == "tied":
+            record["configuration"] |= change
+    with pytest.raises(ValueError, match=rf"mnist full tied - native .*layers alone.*{said}"):
+        equivalence.pairs(found)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"fingerprint": "1"}, {"test": 10}],
+    ids=["fingerprint", "number of examples"],
+)
+def test_a_pair_on_other_data_of_the_same_part_is_refused(change):
+    native, tied = made_up("native", 0, 1.0), made_up("tied", 0, 1.0)
+    tied["data"] = tied["data"] | change
+    (name,) = change
+    with pytest.raises(ValueError, match=f"layers alone, but {name} was"):
+        equivalence.pairs([native, tied])
+
+
+@pytest.mark.parametrize("turn", [1, -1], ids=["in order", "in reverse"])
+def test_a_seed_that_was_run_twice_is_no_second_seed(turn):
+    found = [*runs_of([90.0, 91.0], "native"), *runs_of([90.0, 91.0], "tied")]
+    found.append(made_up("tied", 1, 50.0))
+    with pytest.raises(ValueError, match=r"mnist full tied .* differ in the seed, but two have 1"):
+        equivalence.pairs(found[::turn])
+
+
+def test_pairs_on_more_processes_stand_apart():
+    found = [*runs_of([90.0, 91.0], "native"), *runs_of([90.0, 91.0], "tied")]
+    spread = [*runs_of([80.0, 81.0], "native"), *runs_of([80.0, 82.0], "tied")]
+    for record in spread:
+        record["device"] = record["device"] | {"devices": 2, "nodes": 2}
+    table = equivalence.pairs([*spread, *found]).set_index("device")
+    assert list(table.index) == ["cpu", "cpu, 4 processes"]
+    assert table["seeds"].tolist() == [2, 2] and table["native"].tolist() == [90.5, 80.5]
+    assert list(records.table([*spread, *found])["seeds"]) == [2] * 4
+    assert equivalence.pairs([*found[:2], *spread[2:]]).empty
+
+
+def test_numbers_that_are_none_show_nothing():
+    nan = [float("nan")] * 2
+    found = [*runs_of(nan, "native"), *runs_of(nan, "tied")]
+    (row,) = equivalence.pairs(found).to_dict("records")
+    assert row["verdict"] == "not shown" and row["needed"] is None
+
+
 @pytest.mark.parametrize(("seeds", "margin"), [(3, 1.0), (3, 3.0), (5, 1.5), (10, 0.8)])
 def test_the_power_is_what_a_simulation_finds(seeds, margin):
     rng = np.random.default_rng(0)
@@ -91,6 +154,13 @@ def test_the_seeds_needed_are_the_fewest_that_suffice(spread):
     assert equivalence.power(spread, 1.0, needed) >= POWER
     if needed > 2:
         assert equivalence.power(spread, 1.0, needed - 1) < POWER
+
+
+@pytest.mark.parametrize("margin", [0.0, 1e-9, 1.0])
+def test_without_spread_power_and_seeds_agree_with_the_test(margin):
+    passes = equivalence.test([0.0, 0.0], margin)["p"] < ALPHA
+    assert equivalence.power(0.0, margin, 2) == passes
+    assert equivalence.seeds_needed(0.0, margin) == (2 if passes else None)
 
 
 def test_there_may_be_no_number_of_seeds():

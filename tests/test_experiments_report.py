@@ -104,6 +104,38 @@ def test_a_metric_is_relative_to_the_native_run_with_the_same_seed():
     assert report.relative(found, seed=1)["relative to native"].tolist() == [1.0, 1.2]
 
 
+CHANGES = {
+    "processes": {"device": {"type": "cpu", "name": "a CPU", "threads": 1, "devices": 2}},
+    "device": {"device": {"type": "cuda", "name": "a GPU", "threads": 1}},
+    "budget": {"budget": 1},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_runs_that_no_row_tells_apart_are_no_row(change):
+    found = [made_up("native", 0, 80.0), made_up("tied", 0, 82.0)]
+    other = made_up("tied", 0, 50.0) | change
+    for shown in (report.summary, report.run_curves, report.ends):
+        with pytest.raises(ValueError, match="tied"):
+            shown([*found, other])
+    table = report.relative([*found, other])  # no native run like the other
+    assert table["value"].tolist() == [80.0, 82.0]
+    assert list(report.relative([other]).columns) == list(table.columns)
+
+
+def test_processes_have_costs_of_their_own():
+    found = [made_up("tied", 0, 80.0), made_up("tied", 0, 80.0) | CHANGES["processes"]]
+    machines = ["a CPU, 1 thread", "a CPU, 1 thread, 2 processes"]
+    assert report.costs(found)["machine"].tolist() == machines
+
+
+def test_a_run_with_other_settings_is_not_compared_with_the_native_one():
+    found = [made_up("native", 0, 80.0), made_up("untied", 0, 60.0)]
+    found[1]["configuration"] = found[1]["configuration"] | {"clip": 1.0}
+    with pytest.raises(ValueError, match=r"mnist full untied .*variant alone, but clip was None"):
+        report.relative(found)
+
+
 def test_the_matrices_of_a_network_are_counted():
     table = report.matrices(QUICK.network)
     assert list(table.index) == ["conv1", "conv2", "conv3"]

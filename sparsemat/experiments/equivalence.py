@@ -65,7 +65,7 @@ def power(spread: float, margin: float, seeds: int) -> float:
         seeds: Number of seeds, at least 2.
     """
     if spread == 0:
-        return 1.0
+        return float(margin > 0)
     error, freedom = spread / np.sqrt(seeds), seeds - 1
     quantile = stats.t.ppf(1 - ALPHA, freedom)
 
@@ -87,7 +87,7 @@ def seeds_needed(spread: float, margin: float, most: int = 1000) -> int | None:
         margin: As in :func:`test`.
         most: Where to stop looking.
     """
-    if power(spread, margin, most) < POWER:
+    if not power(spread, margin, most) >= POWER:  # which a spread that is no number has not
         return None
     low, high = 1, most
     while high - low > 1:
@@ -103,22 +103,30 @@ def pairs(found: list[dict]) -> pd.DataFrame:
         found: Records of any experiments.
 
     Returns:
-        One row an experiment, profile, data, budget and pair, in the order of ``EXPERIMENTS``:
-        ``seeds``, the ``native`` mean, what :func:`test` returns, the ``margin``, ``power`` and
-        ``needed`` seeds with the spread at hand, and ``verdict``: "equivalent", "not shown", "one
-        seed" or "margin below one example". The result of a run is that of :func:`records.result`.
+        One row an experiment, profile, data, device, budget and pair, in the order of
+        ``EXPERIMENTS``: ``seeds``, the ``native`` mean, what :func:`test` returns, the ``margin``,
+        ``power`` and ``needed`` seeds with the spread at hand, and ``verdict``: "equivalent", "not
+        shown", "one seed" or "margin below one example". The result of a run is that of
+        :func:`records.result`.
+
+    Raises:
+        ValueError: Two runs of one variant have the same seed, or the runs of a pair differ in
+            more than the seed and the layers.
     """
-    groups, example = {}, {}
-    for key, group in records.groups(found):
-        groups[key] = {r["seed"]: records.result(r)[r["metric"]] for r in group}
-        accuracy = group[0]["metric"] == "accuracy"
-        example[key] = 100 / group[0]["data"]["test"] if accuracy else 0.0
-    rows = []
-    for key, ours in groups.items():
-        native = groups.get(key._replace(variant=PAIRS.get(key.variant)), {})
+    groups, rows = dict(records.groups(found)), []
+    for key, group in groups.items():
+        partners = groups.get(key._replace(variant=PAIRS.get(key.variant)), [])
+        ours, native = _by_seed(group), _by_seed(partners)
         seeds = sorted(ours.keys() & native.keys())
         if not seeds:
             continue
+        pair = f"{key.variant} - {PAIRS[key.variant]}"
+        title = records.title(key._replace(variant=pair))
+        records.check_alike(
+            f"the runs of {title} must differ in the layers alone", [*partners, *group]
+        )
+        accuracy = group[0]["metric"] == "accuracy"
+        example = 100 / group[0]["data"]["test"] if accuracy else 0.0
         mean = float(np.mean([native[seed] for seed in seeds]))
         margin = MARGIN * mean
         tested = test([ours[seed] - native[seed] for seed in seeds], margin)
@@ -126,19 +134,23 @@ def pairs(found: list[dict]) -> pd.DataFrame:
         rows.append(
             {
                 **{"experiment": key.experiment, "profile": key.profile, "data": key.data},
-                **{"budget": key.budget, "pair": f"{key.variant} - {PAIRS[key.variant]}"},
+                **{"device": key.device, "budget": key.budget, "pair": pair},
                 **{"seeds": len(seeds), "native": mean, **tested, "margin": margin},
                 "power": power(tested["spread"], margin, len(seeds)) if several else np.nan,
                 "needed": seeds_needed(tested["spread"], margin) if several else None,
-                "verdict": _verdict(tested["p"], several, margin >= example[key]),
+                "verdict": _verdict(tested["p"], several, margin < example),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _verdict(p: float, several: bool, wide: bool) -> str:
+def _by_seed(group: list[dict]) -> dict[int, float]:
+    return {record["seed"]: records.result(record)[record["metric"]] for record in group}
+
+
+def _verdict(p: float, several: bool, narrow: bool) -> str:
     if not several:
         return "one seed"
-    if not wide:
+    if narrow:
         return "margin below one example"
     return "equivalent" if p < ALPHA else "not shown"

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -67,14 +68,18 @@ def name(
 
 def name_of(record: dict) -> str:
     """The name of the run that a record is of."""
-    device = record["device"]
     return name(
         **{part: record[part] for part in NAMED},
         budget=record.get("budget"),
         precision=record["configuration"]["precision"],
-        device=device["type"],
-        processes=device.get("devices", 1) * device.get("nodes", 1),
+        device=record["device"]["type"],
+        processes=processes(record),
     )
+
+
+def processes(record: dict) -> int:
+    """How many processes a run had, over all machines."""
+    return record["device"].get("devices", 1) * record["device"].get("nodes", 1)
 
 
 def read(path: Path) -> dict:
@@ -183,7 +188,7 @@ def table(found: list[dict]) -> pd.DataFrame:
         its networks (``paper.SIDES``).
 
     Raises:
-        ValueError: Two runs of one row differ in more than the seed.
+        ValueError: Two runs of one row have the same seed, or differ in more than the seed.
     """
     import pandas as pd  # takes its time, which a run does not need
 
@@ -224,7 +229,8 @@ class Group(NamedTuple):
     """What runs share that are told apart by the seed: a row of a table.
 
     ``data`` is the part of the published set, or "whole"; ``device`` its type with the precision,
-    if that is not single; ``budget`` the epochs after which the runs were stopped, or None.
+    if that is not single, and the processes, if there were several; ``budget`` the epochs after
+    which the runs were stopped, or None.
     """
 
     experiment: str
@@ -238,10 +244,14 @@ class Group(NamedTuple):
 def group_of(record: dict) -> Group:
     """The group that a record belongs to."""
     precision = record["configuration"]["precision"]
-    device = record["device"]["type"] + ("" if precision == "32-true" else f", {precision}")
+    device = [
+        record["device"]["type"],
+        *([precision] if precision != "32-true" else []),
+        *([f"{count} processes"] if (count := processes(record)) > 1 else []),
+    ]
     return Group(
         *(record["experiment"], record["profile"], record["variant"]),
-        *(record["data"]["subset"] or "whole", device, record["budget"]),
+        *(record["data"]["subset"] or "whole", ", ".join(device), record["budget"]),
     )
 
 
@@ -249,7 +259,7 @@ def groups(found: list[dict]) -> Iterator[tuple[Group, list[dict]]]:
     """The records by group, each by seed, in the order of ``EXPERIMENTS``.
 
     Raises:
-        ValueError: Two runs of one group differ in more than the seed.
+        ValueError: Two runs of one group have the same seed, or differ in more than the seed.
     """
     by_group: dict[Group, list[dict]] = {}
     for record in found:
@@ -261,26 +271,49 @@ def groups(found: list[dict]) -> Iterator[tuple[Group, list[dict]]]:
         return *(all_.index(part) for all_, part in zip(names, key, strict=False)), key.data
 
     for key in sorted(by_group, key=lambda key: (*place(key), key.device, key.budget or math.inf)):
-        _check_alike(key, by_group[key])
-        yield key, sorted(by_group[key], key=lambda record: record["seed"])
+        group = sorted(by_group[key], key=lambda record: record["seed"])
+        for one, next_ in pairwise(group):
+            if one["seed"] == next_["seed"]:
+                raise ValueError(
+                    f"the runs of {title(key)} must differ in the seed, but two have {one['seed']}"
+                )
+        check_alike(f"the runs of {title(key)} must differ in the seed alone", group)
+        yield key, group
 
 
 def by_machine(found: list[dict]) -> dict[str, list[dict]]:
-    """The records by what they ran on: a processor and its threads, or a GPU."""
+    """The records by what they ran on: a processor and its threads, or a GPU, and how many."""
     machines: dict[str, list[dict]] = {}
     for record in found:
         name, threads = record["device"]["name"], record["device"].get("threads")
         if threads:
             name += f", {threads} thread{'s' * (threads != 1)}"
+        if (count := processes(record)) > 1:
+            name += f", {count} processes"
         machines.setdefault(name, []).append(record)
     return machines
 
 
-def _check_alike(key: Group, group: list[dict]) -> None:
+def title(key: Group) -> str:
+    """What a message calls a group."""
+    budget = f", {key.budget} epochs" * (key.budget is not None)
+    return f"{key.experiment} {key.profile} {key.variant} ({key.data}, {key.device}{budget})"
+
+
+def check_alike(rule: str, found: list[dict]) -> None:
+    """Refuse runs that differ in more than the seed and the variant.
+
+    Args:
+        rule: What a message says first.
+        found: Records.
+
+    Raises:
+        ValueError: They differ in the configuration, the data or the metric.
+    """
     first, *others = (
-        configuration(record) | {"fingerprint": record["data"]["fingerprint"]} for record in group
+        configuration(record) | {name: record[name] for name in ("data", "metric")}
+        for record in found
     )
     for other in others:
         if differ := differences(first, other):
-            runs, differ = " ".join(key[:3]), "; ".join(differ)
-            raise ValueError(f"the runs of {runs} must differ in the seed alone, but {differ}")
+            raise ValueError(f"{rule}, but {'; '.join(differ)}")

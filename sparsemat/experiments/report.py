@@ -96,8 +96,15 @@ def summary(found: list[dict]) -> pd.DataFrame:
         Seeds, epochs run and epoch of the result (:func:`records.result`), its mean over seeds
         under the metric's name with its spread, the mean best epoch, parameters, nonzeros, and the
         paper's two numbers.
+
+    Raises:
+        ValueError: Runs of one variant differ in the profile, the data, the device or the budget,
+            which no column would tell.
     """
     table = records.table(found).set_index("variant")
+    for variant in table.index[table.index.duplicated()]:
+        apart = table.loc[variant, ["profile", "data", "device", "budget"]].to_dict("records")
+        raise ValueError(f"there must be one kind of run a variant, but of {variant} are {apart}")
     columns = ["seeds", "epochs", "epoch", "metric", "spread", "best epoch", "parameters"]
     columns += ["nonzeros"]
     return table[[*columns, "paper", "paper epoch"]].rename(
@@ -134,15 +141,32 @@ def relative(found: list[dict], seed: int = 0) -> pd.DataFrame:
     Returns:
         One row a run, in the order of ``EXPERIMENTS``: ``experiment``, ``profile``, ``data``,
         ``device``, ``variant``, ``metric``, ``value``, ``relative to native`` and ``parameters``.
-        Without a native run on the same data there is no row.
+        Without a native run on the same data, device and budget there is no row.
+
+    Raises:
+        ValueError: Two of the runs are one, or differ in more than the variant.
     """
-    table = records.table([record for record in found if record["seed"] == seed])
-    row = ["experiment", "profile", "data", "device"]
-    native = table[table["variant"] == "native"].set_index(row)["metric"]
-    table = table.join(native.rename("native"), on=row, how="inner")
-    table["relative to native"] = table["metric"] / table["native"]
-    table = table.rename(columns={"metric": "value", "name": "metric"})
-    return table[[*row, "variant", "metric", "value", "relative to native", "parameters"]]
+    groups = dict(records.groups([record for record in found if record["seed"] == seed]))
+    rows = []
+    for key, (run,) in groups.items():
+        for native in groups.get(key._replace(variant="native"), []):
+            title = records.title(key)
+            records.check_alike(
+                f"{title} and native must differ in the variant alone", [native, run]
+            )
+            metric = run["metric"]
+            value = records.result(run)[metric]
+            rows.append(
+                {
+                    **{"experiment": key.experiment, "profile": key.profile, "data": key.data},
+                    **{"device": key.device, "variant": key.variant, "metric": metric},
+                    **{"value": value},
+                    "relative to native": value / records.result(native)[metric],
+                    "parameters": run["parameters"],
+                }
+            )
+    columns = ["experiment", "profile", "data", "device", "variant", "metric", "value"]
+    return pd.DataFrame(rows, columns=[*columns, "relative to native", "parameters"])
 
 
 def run_curves(found: list[dict], seed: int = 0) -> dict[str, list[float]]:
@@ -150,6 +174,9 @@ def run_curves(found: list[dict], seed: int = 0) -> dict[str, list[float]]:
 
     Returns:
         Display name of a variant to its curve.
+
+    Raises:
+        ValueError: Two runs of a variant have the seed.
     """
     return {
         word(variant): [epoch[record["metric"]] for epoch in record["curve"]]
@@ -163,6 +190,9 @@ def ends(found: list[dict], seed: int = 0) -> pd.DataFrame:
     Returns:
         One row a variant, native first: ``train_loss``, ``test_loss`` and the metric of the last
         epoch.
+
+    Raises:
+        ValueError: Two runs of a variant have the seed.
     """
     last = {variant: record["last"] for variant, record in _with_seed(found, seed).items()}
     table = pd.DataFrame(last).T.rename_axis("variant")
@@ -171,7 +201,13 @@ def ends(found: list[dict], seed: int = 0) -> pd.DataFrame:
 
 def _with_seed(found: list[dict], seed: int) -> dict[str, dict]:
     """The record of each variant of one experiment, native first."""
-    runs = {record["variant"]: record for record in found if record["seed"] == seed}
+    runs = {}
+    for record in found:
+        if record["seed"] == seed and runs.setdefault(record["variant"], record) is not record:
+            names = [records.name_of(run) for run in (runs[record["variant"]], record)]
+            raise ValueError(
+                f"there must be one run of a variant with seed {seed}, got {' and '.join(names)}"
+            )
     variants = EXPERIMENTS[found[0]["experiment"]].variants
     return {variant: runs[variant] for variant in variants if variant in runs}
 
