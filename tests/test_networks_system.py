@@ -11,6 +11,7 @@ from torchvision.models import densenet, mobilenetv2
 from whole import Branching, with_statistics
 
 import sparsemat as sm
+from sparsemat.networks.build import _verify
 from sparsemat.networks.gates import SLOPES
 from sparsemat.networks.piecewise import GATES
 
@@ -288,6 +289,53 @@ class Function(nn.Module):
 
     def forward(self, *inputs):
         return self.function(*inputs)
+
+
+ROOTS = {
+    "square root": lambda x: x**0.5,
+    "power of a tensor": lambda x: x ** torch.tensor([0.9, 0.3, 0.5, 0.1]).to(x),
+    "root of the absolute value": lambda x: x.abs() ** 0.25,
+    "shrunk by little": lambda x: F.hardshrink(x, 1e-13),
+    "softplus with a sharp bend": lambda x: F.softplus(x, beta=1e6),
+}
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ROOTS)
+def test_near_zero_every_entry_is_the_function(name, kind):
+    x = torch.tensor([1e-16, 1e-8, 1e-5, 4.0], dtype=kind)
+    secant, expected = sm.secant_map(Function(ROOTS[name]), x), ROOTS[name](x)
+    rounding = 4 * torch.finfo(kind).eps
+    torch.testing.assert_close(secant @ x + secant.offset, expected, rtol=rounding, atol=0)
+    slopes = (expected - secant.offset) / x
+    if not secant.offset.any():
+        torch.testing.assert_close(secant.to_dense(), slopes.diag(), rtol=rounding, atol=0)
+
+
+def test_at_zero_a_power_has_a_slope_or_is_refused():
+    x = torch.tensor([0.0, 2.0], **DOUBLE)
+    for power, slope in ((1, 1.0), (1.5, 0.0), (2, 0.0)):
+        found = sm.secant_map(Function(lambda x, p=power: x**p), x).to_dense()[0, 0]
+        assert abs(found - slope) <= 2e-4
+    for power in (0.1, 0.5, 0.9):
+        with pytest.raises(TypeError, match="pow of the input has no form as matrices"):
+            sm.block_system(Function(lambda x, p=power: x**p), x)
+
+
+def test_a_softmax_that_rounding_would_hide_is_refused():
+    low, high = torch.tensor([-30.0, -31.0]), torch.tensor([30.0, -31.0])
+    softmax = Function(lambda x: x.softmax(-1))
+    with pytest.raises(TypeError, match="_softmax of the input has no form as matrices"):
+        sm.secant_map(softmax, low)
+    secant = sm.secant_map(softmax, high)
+    torch.testing.assert_close(secant @ high + secant.offset, high.softmax(-1))
+
+
+def test_every_entry_of_the_output_is_compared():
+    system = sm.block_system(Function(lambda x: x * 1), torch.tensor([1e-9, 1.0], **DOUBLE))
+    system.y[0] *= 2
+    with pytest.raises(RuntimeError, match="2e-09 at entry 0, got an error of 1e-09"):
+        _verify(system)
 
 
 def test_the_unknowns_are_the_outputs_of_the_parts():

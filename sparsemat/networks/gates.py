@@ -52,7 +52,7 @@ def _gate(slope: Slope, function: Any) -> Callable:
 
 
 def _secant(function: Any, rank: int) -> Callable:
-    r"""$f(x) = f(0) + \frac{f(x) - f(0)}x x$, entry by entry."""
+    r"""$f(x) = f(0) + \frac{f(x) - f(0)}x x$, entry by entry; at zero a slope that is finite."""
 
     def rule(run: Follow, args: tuple, kwargs: dict[str, Any], out: Any) -> Form | None:
         x, *rest = args
@@ -63,12 +63,18 @@ def _secant(function: Any, rank: int) -> Callable:
             result = function(t, *rest, **kwargs)
             return result[0] if isinstance(result, tuple) else result
 
-        small = torch.finfo(x.value.dtype).eps ** 0.5
-        # nearer to zero the quotient is that of a small number, which the value does not see
-        away = torch.where(x.value.abs() < small, torch.where(x.value < 0, -small, small), x.value)
-        zero = f(torch.zeros_like(x.value))
+        eps = torch.finfo(x.value.dtype).eps
+        near = torch.full_like(x.value, eps**0.5).copysign(x.value)
+        zero, value = f(torch.zeros_like(x.value)), f(x.value)
+        # nearer to zero the quotient is that of a small number, where the value does not see it
+        away = torch.where(x.value.abs() < eps**0.5, near, x.value)
         values = (f(away) - zero) / away
-        if not (values.isfinite().all() and zero.isfinite().all()):
+        seen = (values * x.value + zero - value).abs() > 4 * eps * (value.abs() + zero.abs())
+        values = torch.where(seen, (value - zero) / x.value, values)
+        nearer = near * eps**0.5
+        steeper = (f(nearer) - zero).abs() > 1.1 * (values * nearer).abs() + 4 * eps * zero.abs()
+        infinite = ((x.value == 0) & steeper).any()
+        if infinite or not (values.isfinite().all() and zero.isfinite().all()):
             return None
         return Form([(Diagonal(values), x)], zero if zero.any() else None, "gates", rank)
 
@@ -87,6 +93,9 @@ def _softmax(run: Follow, args: tuple, kwargs: dict[str, Any], out: torch.Tensor
     values = torch.where(x.value.abs() < small, start, (out - start) / x.value)
     if not (values.isfinite().all() and x.value.isfinite().all() and start.isfinite().all()):
         return None  # hidden scores: only a coefficient
+    error, largest = (values * x.value + start - out).abs(), out.amax(axis, keepdim=True)
+    if (error > small * largest).any():
+        return None  # the start is so large that rounding hides the result
     return Form([(Diagonal(values), x)], start, "attention", GATE)
 
 
