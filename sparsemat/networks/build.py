@@ -12,7 +12,8 @@ from .inputs import batched, is_floating
 from .paths import require_values
 from .system import BlockSystem
 
-HINTS = {
+HINTS = {  # by a part of the name
+    " from torch.": "give the network and its inputs one type: .double()",
     "mkldnn_rnn_layer": "use the network in float64: .double()",
     "native_dropout": "call .eval() first",
 }
@@ -45,8 +46,8 @@ def block_system(model: nn.Module, *inputs: torch.Tensor) -> BlockSystem:
         ValueError: The output is not finite or has no entries, a parameter has no values, or torch
             refuses the inputs; the message names the part.
         TypeError: There is no tensor of floating-point numbers, the output is none (nor a tuple
-            that begins with one), or an operation on the way to it has no such form; the message
-            names it and the part.
+            that begins with one), or an operation on the way to it has no such form or changes the
+            floating type; the message names it and the part.
         RuntimeError: An entry of the output is not that of the network.
 
     Source: chapter "A CNN as one matrix".
@@ -84,7 +85,8 @@ def _reached(
         block = blocks[k]
         if block.refused:
             where = block.path or type(model).__name__
-            hint = HINTS.get(block.kind, "its Jacobian, from sparsemat.jacobian, may do instead")
+            hints = [hint for part, hint in HINTS.items() if part in block.kind]
+            hint = (*hints, "its Jacobian, from sparsemat.jacobian, may do instead")[0]
             raise TypeError(f"{where}: {block.kind} of the input has no form as matrices; {hint}")
         kept.add(k)
         waiting |= set().union(*(term.sources for term in block.terms)) - kept

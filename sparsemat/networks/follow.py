@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ..convert.record import undisturbed
 from .inputs import is_numeric
@@ -188,27 +189,38 @@ class Follow(TorchDispatchMode):
         name = name.removesuffix("_") if not name.endswith("__") else name
         if function.is_view or name in LEFT_ALONE:
             return function(*args, **kwargs)
-        named = {k: self._tracked(v) for k, v in kwargs.items() if k != "out"}
+        written = _written(function, args, kwargs)
+        outs = {k: x for k, x in kwargs.items() if any(x is out for out in written)}  # out=
+        named = {k: self._tracked(v) for k, v in kwargs.items() if k not in outs}
         given = list(map(self._tracked, args))
         if not any(map(_depends, (*given, *named.values()))):
-            return function(*args, **kwargs)
-        for i, argument in enumerate(function._schema.arguments[: len(args)]):
-            written = argument.alias_info is not None and argument.alias_info.is_write
-            if written and isinstance(given[i], (Tracked, torch.Tensor)):
-                given[i] = _copied(given[i])  # what it was, for the rule
-        result = function(*args, **kwargs)
-        outs = result if isinstance(result, (tuple, list)) else (result,)
-        if not any(map(is_numeric, outs)):
-            return result  # a comparison, an index or a shape is a choice
-        if name in self.movements:
-            for out, numbers in zip(outs, self._moved(function, name, given, named), strict=True):
-                self._place(out, numbers)
+            result = function(*args, **kwargs)
+            for out in outs.values():  # what it was is gone
+                if isinstance(self._tracked(out), Tracked):
+                    self._place(out, torch.zeros(out.shape, dtype=torch.float64))
             return result
+        addresses = {x.untyped_storage().data_ptr() for x in written}
+        given = [_copied(arg, addresses) for arg in given]  # what they were, for the rule
+        named = {k: _copied(arg, addresses) for k, arg in named.items()}
+        result = function(*args, **kwargs)
+        made = result if isinstance(result, (tuple, list)) else (result,)
+        numeric = list(filter(is_numeric, written if result is None else made))
+        if not numeric:
+            return result  # a comparison, an index or a shape is a choice
+        kinds = _kinds((given, *named.values())) - {numeric[0].dtype}
         rule = self.rules.get(name)
-        if any(out.is_complex() for out in (*outs, *args) if torch.is_tensor(out)):
+        if kinds and (rule or name in self.movements):
+            name = f"{name} from {', '.join(sorted(map(str, kinds)))} to {numeric[0].dtype}"
+            rule = None
+        if name in self.movements:
+            numbers = self._moved(function, name, given, named, outs)
+            for out, moved in zip(made, numbers, strict=True):
+                self._place(out, moved)
+            return result
+        if any(out.is_complex() for out in (*numeric, *args) if torch.is_tensor(out)):
             rule = None
         form = rule and rule(self, tuple(given), named, result)
-        for out in filter(is_numeric, outs):
+        for out in numeric:
             if form is not None:  # the others are statistics
                 self._place(out, self.block(name, out.shape, form))
                 break
@@ -245,12 +257,15 @@ class Follow(TorchDispatchMode):
         numbers = self.numbers(arg)
         return arg if numbers is None or not numbers.any() else Tracked(arg, numbers)
 
-    def _moved(self, function: Any, name: str, args: list, kwargs: dict[str, Any]) -> tuple:
+    def _moved(
+        self, function: Any, name: str, args: list, kwargs: dict[str, Any], outs: dict[str, Any]
+    ) -> tuple:
         fill = self.movements[name]
         if fill is not None and fill < len(args) and isinstance(args[fill], (int, float)):
             args = [*args[:fill], 0, *args[fill + 1 :]]
         kwargs = {k: v for k, v in kwargs.items() if k not in ("dtype", "layout", "device")}
         kwargs = {k: _only_numbers(v) for k, v in kwargs.items()}
+        kwargs |= {k: torch.empty(0, dtype=torch.float64) for k in outs}
         result = function(*map(_only_numbers, args), **kwargs)
         return result if isinstance(result, (tuple, list)) else (result,)
 
@@ -272,8 +287,30 @@ def _depends(arg: Any) -> bool:
     return isinstance(arg, (list, tuple)) and any(map(_depends, arg))
 
 
-def _copied(arg: Any) -> Any:
-    return arg.map(torch.clone) if isinstance(arg, Tracked) else arg.clone()
+def _written(function: Any, args: tuple, kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors that an operation writes to."""
+    expected = function._schema.arguments
+    given = dict(zip((argument.name for argument in expected), args, strict=False)) | kwargs
+    writes = [a.name for a in expected if a.alias_info is not None and a.alias_info.is_write]
+    return [x for x in tree_leaves([given.get(name) for name in writes]) if torch.is_tensor(x)]
+
+
+def _copied(arg: Any, addresses: set[int]) -> Any:
+    """The same, what is in one of some storages with a storage of its own."""
+    if isinstance(arg, Tracked):
+        shared = arg.value.untyped_storage().data_ptr() in addresses
+        return arg.map(torch.clone) if shared else arg
+    if isinstance(arg, (list, tuple)):
+        return type(arg)(_copied(part, addresses) for part in arg)
+    shared = torch.is_tensor(arg) and arg.untyped_storage().data_ptr() in addresses
+    return arg.clone() if shared else arg
+
+
+def _kinds(arg: Any) -> set[torch.dtype]:
+    """The types of what is tracked."""
+    if isinstance(arg, Tracked):
+        return {arg.value.dtype}
+    return set().union(*map(_kinds, arg)) if isinstance(arg, (list, tuple)) else set()
 
 
 def _only_numbers(arg: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .follow import Follow, Form, Tracked
-from .gates import gate_rules
+from .gates import alone, gate_rules
 from .operators import Convolution, Diagonal, Fixed, Left, Reduction, Right
 
 
@@ -142,11 +142,11 @@ def _fixed_statistics(run: Follow, args: tuple, kwargs: dict[str, Any], out: Any
     """Batch normalisation; in training mode with the statistics of this batch frozen."""
     name_args = args if len(args) > 7 else (*args[:5], False, *args[5:])
     x, weight, bias, mean, variance, training, _, eps = name_args
-    if not isinstance(x, Tracked):
+    if not alone(x, weight, bias, *(() if training else (mean, variance))):
         return None
     side = (1, -1, *(1,) * (x.value.ndim - 2))
     weight = 1 if weight is None else weight.reshape(side)
-    constant = out[0].new_zeros(side) if bias is None else bias.reshape(side)
+    constant = out[0].new_zeros(()) if bias is None else bias.reshape(side)
     if training:
         axes = [a for a in range(x.value.ndim) if a != 1]
         return _normalised(run, x, axes, out[2].reshape(side) * weight, constant)
@@ -175,7 +175,7 @@ def _with(form: Form, constant: torch.Tensor | None) -> Form:
 
 def _layer_norm(run: Follow, args: tuple, kwargs: dict[str, Any], out: Any) -> Form | None:
     x, shape, weight, bias, _ = args
-    if not isinstance(x, Tracked):
+    if not alone(x, weight, bias):
         return None
     axes = list(range(x.value.ndim - len(shape), x.value.ndim))
     return _normalised(run, x, axes, out[2] * (1 if weight is None else weight), bias)
@@ -183,7 +183,7 @@ def _layer_norm(run: Follow, args: tuple, kwargs: dict[str, Any], out: Any) -> F
 
 def _group_norm(run: Follow, args: tuple, kwargs: dict[str, Any], out: Any) -> Form | None:
     x, weight, bias, batch, channels, pixels, groups, _ = args
-    if not isinstance(x, Tracked):
+    if not alone(x, weight, bias):
         return None
     inner = (batch, groups, channels // groups, pixels)
     side = (1, groups, channels // groups, 1)
@@ -280,7 +280,8 @@ def _by_module(name: str, made: Callable[..., nn.Module]) -> Callable:
 def _resized(mode: str) -> Callable[..., nn.Module]:
     def made(size: Any, *rest: Any) -> nn.Module:
         options = {"align_corners": rest[0]} if mode != "nearest" else {}
-        scales = rest[-1] if isinstance(rest[-1], (list, tuple)) else rest[1 if options else 0 :]
+        scales = rest[len(options) :]
+        scales = scales[0] if scales and isinstance(scales[0], (list, tuple)) else scales
         if scales and all(scale is not None for scale in scales):
             return nn.Upsample(scale_factor=tuple(scales), mode=mode, **options)
         return nn.Upsample(size=tuple(size), mode=mode, **options)

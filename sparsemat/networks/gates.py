@@ -42,7 +42,7 @@ def _inside(x: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
 def _gate(slope: Slope, function: Any) -> Callable:
     def rule(run: Follow, args: tuple, kwargs: dict[str, Any], out: Any) -> Form | None:
         x, *rest = args
-        if not _alone(x, *rest, *kwargs.values()):
+        if not alone(x, *rest, *kwargs.values()):
             return None
         values = slope(x.value, *rest, **kwargs)
         constant = function(x.value, *rest, **kwargs) - values * x.value
@@ -56,7 +56,7 @@ def _secant(function: Any, rank: int) -> Callable:
 
     def rule(run: Follow, args: tuple, kwargs: dict[str, Any], out: Any) -> Form | None:
         x, *rest = args
-        if not _alone(x, *rest, *kwargs.values()):
+        if not alone(x, *rest, *kwargs.values()):
             return None
 
         def f(t: torch.Tensor) -> torch.Tensor:
@@ -81,7 +81,8 @@ def _secant(function: Any, rank: int) -> Callable:
     return rule
 
 
-def _alone(x: Any, *others: Any) -> bool:
+def alone(x: Any, *others: Any) -> bool:
+    """Whether it alone of the arguments depends on the input."""
     return isinstance(x, Tracked) and not any(isinstance(other, Tracked) for other in others)
 
 
