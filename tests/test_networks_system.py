@@ -1,5 +1,8 @@
 """A network as one triangular system, against the network, SciPy, autograd and formulas."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -63,7 +66,26 @@ class Sorted(nn.Module):
         return top + x.sort(-1).values[..., :3] * x.max(-1, keepdim=True).values.detach().sign()
 
 
+class Written(nn.Module):
+    """Writes in place to what the same operation reads."""
+
+    def forward(self, x):
+        p = F.pad(x, (1, 1), value=3.0)
+        p.add_(p)
+        p[:, 1:].sub_(p[:, :-1].clone())
+        return p.div_(4)
+
+
 LINEAR = {  # piecewise linear
+    "writes": (Written, (4,)),
+    "upsampling to a size": (
+        lambda: nn.Sequential(nn.Upsample(size=(7, 9)), nn.Upsample(size=11, mode="bilinear")),
+        (2, 3, 4),
+    ),
+    "upsampling by a factor computed anew": (
+        lambda: nn.Upsample(scale_factor=1.7, recompute_scale_factor=True),
+        (2, 3, 4),
+    ),
     "MLP": (lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU6(), nn.Linear(8, 3)), (6,)),
     "CNN with sums and concatenations": (Residual, (2, 8, 8)),
     "shared parts": (Shared, (4,)),
@@ -132,6 +154,15 @@ CURVED = {
     "products": (Squeezed, (3, 4)),
     "softmax": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Softmax(-1), nn.Linear(5, 2)), (4,)),
     "log softmax": (lambda: nn.Sequential(nn.Linear(4, 5), nn.LogSoftmax(-1)), (4,)),
+    "norms without scales": (
+        lambda: nn.Sequential(nn.InstanceNorm2d(4), nn.BatchNorm2d(4, affine=False)),
+        (4, 3, 5),
+    ),
+    "1-D norm without scales": (lambda: nn.Sequential(nn.InstanceNorm1d(4)), (4, 7)),
+    "batch norm without scales in training mode": (
+        lambda: nn.Sequential(nn.BatchNorm1d(3, affine=False)).train(),
+        (3, 4),
+    ),
     "LSTM": (lambda: nn.LSTM(3, 4, 2, bidirectional=True), (5, 3)),
     "GRU": (lambda: nn.GRU(3, 4, 2, batch_first=True), (5, 3)),
     "mobilenet_v3": (
@@ -438,6 +469,33 @@ def test_in_single_precision():
     torch.testing.assert_close(system.output(system.solve(system.right_hand_side())), system.y)
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+def test_in_half_precision_scipy_has_the_same_numbers(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4, 3)).to(kind)
+    system = sm.block_system(model, torch.randn(1, 4).to(kind))
+    matrix = system.to_scipy()
+    assert matrix.dtype == np.float32
+    dense = system.to_dense().float().numpy()
+    assert np.abs(matrix.toarray() - dense).max() == 0
+
+
+def test_what_only_decides_coefficients_may_have_another_type():
+    x = torch.randn(4, **DOUBLE)
+    soft = Function(lambda x: x * x.float().softmax(-1).double())
+    expected = x.float().softmax(-1).double().diag()
+    assert torch.equal(sm.secant_map(soft, x).to_dense(), expected)
+
+
+def test_a_matrix_of_a_run_is_copied_and_not_pickled():
+    model, x = made("MLP")
+    secant, local = sm.secant_map(model, x), sm.local_map(model, x)
+    for matrix in (secant, secant.system, secant.T, local, sm.jacobian(model, x), local.region().G):
+        assert copy.copy(matrix) is copy.deepcopy(matrix) is matrix
+        with pytest.raises(TypeError, match="must stay in the process that made it, got pickled"):
+            pickle.dumps(matrix)
+
+
 def test_the_slopes_are_those_of_the_gates_of_the_local_map():
     assert set(GATES) <= set(SLOPES)
 
@@ -460,6 +518,20 @@ def fourier(x):
     return torch.fft.rfft(x).real
 
 
+def test_what_is_written_to_an_out_is_followed():
+    def network(x):  # autograd has no such operations
+        y = torch.cat([x, 2 * x], 1, out=x.new_empty(0))
+        torch.add(y.new_ones(1, 1), y.new_ones(1), out=y[:, :1])  # no longer of the input
+        return torch.mul(y, 2, out=y)
+
+    x = torch.randn(4, **DOUBLE)
+    secant = sm.secant_map(Function(network), x)
+    expected = torch.cat([2 * torch.eye(4, **DOUBLE), 4 * torch.eye(4, **DOUBLE)])
+    expected[0] = 0
+    assert torch.equal(secant.to_dense(), expected)
+    assert torch.equal(secant.offset, torch.tensor([4.0] + 7 * [0.0], **DOUBLE))
+
+
 REFUSED = {
     r"1: log of the input has no form as matrices; its Jacobian, from sparsemat.jacobian": (
         lambda: nn.Sequential(nn.Linear(4, 4), Function(lambda x: x.abs().log())),
@@ -469,6 +541,35 @@ REFUSED = {
     r"_fft_r2c of the input": (lambda: Function(fourier), TypeError),
     r"reciprocal of the input": (lambda: Function(lambda x: 1 / x), TypeError),
     r"must return a tensor, got dict": (lambda: Function(lambda x: {"y": x}), TypeError),
+    r"must return at least one number": (lambda: Function(lambda x: x[:, :0]), ValueError),
+    r"0: native_layer_norm of the input": (
+        lambda: nn.Sequential(Function(lambda x: F.layer_norm(x, (4,), weight=x[0]))),
+        TypeError,
+    ),
+    r"native_group_norm of the input": (
+        lambda: Function(lambda x: F.group_norm(x, 2, bias=x[0])),
+        TypeError,
+    ),
+    r"native_batch_norm of the input": (
+        lambda: Function(lambda x: F.batch_norm(x, x[0], x[0] ** 2)),
+        TypeError,
+    ),
+    r"_foreach_add of the input": (
+        lambda: Function(lambda x: (torch._foreach_add_([x], 1.0), x)[1]),
+        TypeError,
+    ),
+    r"1: _to_copy from torch.float32 to torch.float64 of the input .* one type": (
+        lambda: nn.Sequential(Function(lambda x: x.float()), Function(lambda x: x.double())),
+        TypeError,
+    ),
+    r"0: _to_copy from torch.float64 to torch.bfloat16 of the input": (
+        lambda: nn.Sequential(Function(lambda x: x.bfloat16())),
+        TypeError,
+    ),
+    r"mul from torch.float32 to torch.float64 of the input": (
+        lambda: Function(lambda x: x.float() * torch.ones(4, **DOUBLE)),
+        TypeError,
+    ),
     r"must return finite numbers": (lambda: Function(lambda x: x * float("inf")), ValueError),
 }
 

@@ -42,8 +42,17 @@ class RealMatrix(Matrix):
         same = (like.dtype, like.device) == (self.dtype, self.device)
         return self if same else Converted(self, like)
 
-    def __deepcopy__(self, memo: dict) -> Self:
+    def __copy__(self) -> Self:
         return self  # nothing in it can change
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple:
+        raise TypeError(
+            f"{type(self).__name__} must stay in the process that made it, got pickled: it holds a "
+            "run of the network; save the network and the input, and make it anew"
+        )
 
     def _multiply_back(self, u: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError

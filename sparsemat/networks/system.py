@@ -11,7 +11,7 @@ import torch
 from .. import memory
 from ..matrix import Matrix
 from .follow import Block
-from .operators import Operator
+from .operators import Operator, array
 from .real import RealMatrix, Transposed
 
 if TYPE_CHECKING:
@@ -144,6 +144,8 @@ class BlockSystem(RealMatrix):
     def to_scipy(self) -> scipy.sparse.csr_array:
         """The whole matrix as a ``scipy.sparse.csr_array``, unit lower triangular. Needs SciPy.
 
+        SciPy has no types of 16 bits: they become float32.
+
         Raises:
             MemoryError: It takes more than there is.
         """
@@ -181,7 +183,7 @@ class BlockSystem(RealMatrix):
             term.sum_duplicates()
             total = term if total is None else total + term
         if total is None:
-            total = csr_array((rows, self.shape[1]), dtype=self._x.numpy().dtype)
+            total = csr_array((rows, self.shape[1]), dtype=array(self._x).dtype)
         starts = total.indptr + np.arange(rows + 1, dtype=kind)
         diagonal = np.zeros(total.nnz + rows, dtype=bool)
         diagonal[starts[1:] - 1] = True
