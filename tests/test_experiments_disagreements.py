@@ -44,7 +44,9 @@ def test_a_network_that_misses_its_record_is_refused(results, tmp_path):
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(path.read_bytes())
     record = json.loads((tmp_path / f"{NAMES[1]}.json").read_text())
-    record["last"]["accuracy"] += 1
+    (epoch,) = record["curve"]
+    epoch["accuracy"] += 1
+    record |= {"best": epoch, "last": epoch}
     (tmp_path / f"{NAMES[1]}.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match=f"{NAMES[1]} must reach its record's"):
         disagreements.collect(tmp_path, NAMES)

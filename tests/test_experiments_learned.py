@@ -72,7 +72,9 @@ def test_runs_that_do_not_belong_together_are_refused(trained, tmp_path):
     (tmp_path / f"{NAMES['tied']}.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="must classify the same data"):
         learned.collect(tmp_path, tmp_path, [NAMES["native"], NAMES["tied"]])
-    record["last"]["accuracy"] += 1
+    (epoch,) = record["curve"]
+    epoch["accuracy"] += 1
+    record |= {"best": epoch, "last": epoch}
     (tmp_path / f"{NAMES['tied']}.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match=f"{NAMES['tied']} must reach its record's"):
         learned.collect(tmp_path, tmp_path, [NAMES["tied"]])

@@ -91,7 +91,9 @@ def test_what_has_no_reach_is_refused(trained, tmp_path):
     for path in trained.glob(f"{NAMES['tied']}*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     record = json.loads((tmp_path / f"{NAMES['tied']}.json").read_text())
-    record["last"]["perplexity"] *= 1.01
+    (epoch,) = record["curve"]
+    epoch["perplexity"] *= 1.01
+    record |= {"best": epoch, "last": epoch, "selected": epoch}
     (tmp_path / f"{NAMES['tied']}.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="must reach its record's perplexity"):
         reach.collect(*files(tmp_path, "tied"), tmp_path)

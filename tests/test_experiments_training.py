@@ -29,7 +29,9 @@ from sparsemat.experiments import (
 )
 from sparsemat.experiments.__main__ import main
 from sparsemat.experiments.configurations import EXPERIMENTS
+from sparsemat.experiments.files import RESULTS
 from sparsemat.experiments.models.images import BatchNorm
+from sparsemat.experiments.tasks import TASKS
 
 QUICK = EXPERIMENTS["mnist"].profiles["quick"]
 
@@ -340,6 +342,9 @@ def test_a_record_is_never_half_written(whole_run, tmp_path, monkeypatch):
     [
         pytest.param("{", "must be JSON", id="cut"),
         pytest.param('{"seed": 0}', "has no experiment, variant", id="fields"),
+        pytest.param("5", "must be an object, but .* holds 5", id="number"),
+        pytest.param("null", "must be an object, but .* holds None", id="null"),
+        pytest.param("[1, 2]", r"must be an object, but .* holds \[1, 2\]", id="list"),
     ],
 )
 def test_a_file_that_is_no_record_is_named(tmp_path, content, rule):
@@ -348,6 +353,178 @@ def test_a_file_that_is_no_record_is_named(tmp_path, content, rule):
     with pytest.raises(ValueError, match=rule) as caught:
         records.read(path)
     assert str(path) in str(caught.value)
+
+
+def changed(record, *where, value=None):
+    """A copy of a record with another value at a place; without a value the place is deleted."""
+    made = json.loads(json.dumps(record))
+    inner = made
+    for key in where[:-1]:
+        inner = inner[key]
+    if value is None:
+        del inner[where[-1]]
+    else:
+        inner[where[-1]] = value
+    return made
+
+
+def with_curve(record, curve, **fields):
+    """A record of a curve, with what is taken from it."""
+    best = max(curve, key=lambda epoch: epoch["accuracy"], default=None)
+    last = curve[-1] if curve else None
+    return json.loads(json.dumps(record | {"curve": curve, "best": best, "last": last} | fields))
+
+
+def cut_to_its_best(record):
+    return with_curve(record, record["curve"][:2])
+
+
+def with_invented_epochs(record):
+    more = [record["curve"][-1] | {"epoch": epoch, "accuracy": 99.0} for epoch in range(7, 17)]
+    return with_curve(record, [*record["curve"], *more])
+
+
+FORGERIES = {
+    "cut": (cut_to_its_best, "the run's 6 epochs, got 2"),
+    "lengthened": (with_invented_epochs, "the run's 6 epochs, got 16"),
+    "empty": (lambda r: with_curve(r, []), "the run's 6 epochs, got 0"),
+}
+CHANGES = {
+    "metric": (("metric",), "train_loss", "must be 'accuracy', got 'train_loss'"),
+    "budget": (("budget",), 1, "the run's 1 epochs, got 6"),
+    "no budget": (("budget",), 7, "budget must be from 1 to 6 epochs, got 7"),
+    "last": (("last", "accuracy"), 1e-9, "last must be the curve's .*got .*1e-09"),
+    "best": (("best", "accuracy"), 100.0, "best must be the curve's .*got .*100.0"),
+    "selected": (("selected",), {"epoch": 1}, "selected must be the curve's None"),
+    "missing name": (("curve", 0, "test_loss"), None, "must have epoch 1: test_loss"),
+    "missing name later": (("curve", 3, "test_loss"), None, "must have epoch 4: test_loss"),
+    "extra name": (("curve", 0, "x"), 1.0, "must have epoch 2: x"),
+    "extra name later": (("curve", 3, "x"), 1.0, r"equal names, but epoch 4 has \['x'\] too"),
+    "epochs": (("curve", 2, "epoch"), 4, "from 1 on, got 4 in place 3"),
+    "text": (("curve", 2, "accuracy"), "99", "accuracy must be int | float, got '99'"),
+    "experiment": (("experiment",), "foo", "experiment must be one of .*got 'foo'"),
+    "variant": (("variant",), "foo", "variant must be one of .*got 'foo'"),
+    "profile": (("profile",), "foo", "profile must be one of .*got 'foo'"),
+    "precision": (("configuration", "precision"), None, "must have configuration.precision"),
+    "result": (("configuration", "result"), "first", "last or selected epoch, got 'first'"),
+    "watched": (("configuration", "patience"), 3, "must have epoch 1: valid_loss"),
+    "device": (("device",), "cpu", "device must be an object, got 'cpu'"),
+    "processes": (("device", "devices"), "2", "device.devices must be int, got '2'"),
+    "seed": (("seed",), True, "seed must be int, got True"),
+}
+
+
+@pytest.mark.parametrize("command", ["table", "verify"])
+@pytest.mark.parametrize("forgery", [*FORGERIES, *CHANGES])
+def test_a_record_that_no_run_wrote_is_refused(whole_run, tmp_path, capsys, command, forgery):
+    record = whole_run[0]
+    if forgery in CHANGES:
+        where, value, rule = CHANGES[forgery]
+        forged = changed(record, *where, value=value)
+    else:
+        forge, rule = FORGERIES[forgery]
+        forged = forge(record)
+    path = tmp_path / "mnist-tied-0.json"
+    path.write_text(json.dumps(forged))
+    what = ["table", "--results", str(tmp_path)] if command == "table" else ["verify", str(path)]
+    assert main(what) == 2
+    message = capsys.readouterr().err
+    assert re.search(rule, message) and str(path) in message and message.count("\n") == 1
+
+
+@pytest.mark.parametrize("patience", [None, 1, 2, 4])
+@pytest.mark.parametrize("losses", [[3, 2, 1, 1, 2, 3], [1, 2, 3], [1, math.nan, 2], [2, 1]])
+def test_a_run_has_stopped_where_training_stops(losses, patience):
+    curve = [{"epoch": at, "valid_loss": loss} for at, loss in enumerate(losses, 1)]
+    patient = replace(QUICK, patience=patience)
+    for count in range(len(curve) + 1):
+        right = training._has_stopped(patient, curve[:count])
+        assert records.has_stopped(patience, curve[:count]) == right
+
+
+PATIENT = EXPERIMENTS["mnist"].profiles["paper"]
+
+
+@pytest.mark.parametrize(
+    ("count", "rule"), [(12, None), (11, "150 epochs, got 11"), (13, "12 epochs, got 13")]
+)
+def test_patience_alone_explains_a_short_curve(whole_run, tmp_path, count, rule):
+    epoch, losses = whole_run[0]["curve"][0], [1.0, 0.5, *[0.9] * 11]
+    curve = [
+        epoch | {"epoch": at, "valid_loss": loss, "valid_accuracy": 1.0}
+        for at, loss in enumerate(losses[:count], 1)
+    ]
+    fields = {"profile": "paper", "configuration": asdict(PATIENT), "selected": curve[1]}
+    path = records.write(with_curve(whole_run[0], curve, **fields), tmp_path)
+    if rule is None:
+        assert records.result(records.read(path))["epoch"] == 2
+    else:
+        with pytest.raises(ValueError, match=rule):
+            records.read(path)
+
+
+def test_every_committed_record_is_read_and_has_its_name():
+    found = sorted(RESULTS.glob("*-*.json"))
+    assert len(found) > 100
+    assert [records.name_of(records.read(path)) for path in found] == [p.stem for p in found]
+
+
+def test_a_metric_that_is_no_number_is_never_the_best():
+    curve = [{"epoch": at, "mse": value} for at, value in enumerate([math.nan, 2.0, 1.0], 1)]
+    assert records.best(curve, TASKS["forecast"]) == curve[2]
+    curve = [{"epoch": at, "accuracy": value} for at, value in enumerate([math.nan, 2.0, 1.0], 1)]
+    assert records.best(curve, TASKS["classification"]) == curve[1]
+
+
+def test_an_honest_quick_record_is_confirmed_exactly_whatever_the_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "commit", lambda: "a" * 40)
+    _, path = runs.run("etth1", "free", device="cpu", runs=tmp_path)
+    torch.set_num_threads(2)
+    try:
+        found = verification.verify(path, full=True, device="cpu")
+    finally:
+        torch.set_num_threads(1)
+    assert (found.tier, found.found, found.epochs) == (verification.EXACT, [], 5)
+    assert "weights_sha256" in found.checked and "metric" in found.checked
+
+
+@pytest.mark.parametrize(
+    ("forge", "said"),
+    [
+        pytest.param(
+            lambda epoch: epoch | {"x": 1.0}, "the run has no x, the record has", id="extra"
+        ),
+        pytest.param(
+            lambda epoch: {n: v for n, v in epoch.items() if n != "valid_mse"},
+            "epoch 1: the record has no valid_mse",
+            id="missing",
+        ),
+    ],
+)
+@pytest.mark.parametrize("full", [True, False])
+def test_verify_takes_the_names_from_the_run(tmp_path, forge, said, full):
+    record, _ = runs.run("etth1", "free", device="cpu", runs=tmp_path)
+    curve = [forge(epoch) for epoch in record["curve"]]
+    best = min(curve, key=lambda epoch: epoch["mse"])
+    record |= {"curve": curve, "best": best, "last": curve[-1]}
+    record["selected"] = forge(record["selected"])
+    path = records.write(record, tmp_path)
+    found = verification.verify(path, full=full, device="cpu")
+    assert said in found.found
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same code", "other code"])
+def test_a_run_that_ends_earlier_is_no_confirmation_of_the_rest(
+    whole_run, tmp_path, monkeypatch, same
+):
+    monkeypatch.setattr(provenance, "commit", lambda: "a" * 40)
+    record = whole_run[0] | {"commit": "a" * 40 if same else "b" * 40}
+    model = models.build(QUICK.network, "tied", 0)
+    short = training.Progress(model, record["curve"][:4])
+    monkeypatch.setattr(training, "train", lambda *_, **__: short)
+    found = verification.verify(records.write(record, tmp_path), full=True, device="cpu")
+    assert found.epochs == 4 and "epochs 5 to 6" in found.unchecked
+    assert found.found == ["the run ends after 4 epochs, the record says 6"] * same
 
 
 def test_verify_confirms_a_record_and_says_how_far(whole_run, capsys):
@@ -396,19 +573,16 @@ def test_verify_finds_halved_test_errors_of_another_commit(whole_run, tmp_path, 
     [
         pytest.param(("curve", 0, "train_loss"), 9.0, "epoch 1: train_loss is", id="loss"),
         pytest.param(("curve", 0, "train_loss"), math.nan, "the record says nan", id="nan"),
-        pytest.param(("last", "accuracy"), 99.9, "accuracy was 99.9 and is", id="last"),
         pytest.param(("parameters",), 1, "parameters was 1 and is", id="parameters"),
         pytest.param(("data", "train"), 60_000, "train was 60000 and is 600", id="data"),
-        pytest.param(("configuration", "epochs"), 5, "epochs was 5 and is 6", id="configuration"),
+        pytest.param(
+            ("configuration", "batch_size"), 9, "batch_size was 9 and is 50", id="configuration"
+        ),
     ],
 )
 def test_verify_finds_a_changed_number(whole_run, tmp_path, capsys, where, value, found):
-    changed = json.loads(json.dumps(whole_run[0]))
-    inner = changed
-    for key in where[:-1]:
-        inner = inner[key]
-    inner[where[-1]] = value
-    assert main(["verify", str(records.write(changed, tmp_path)), "--device", "cpu"]) == 1
+    path = records.write(changed(whole_run[0], *where, value=value), tmp_path)
+    assert main(["verify", str(path), "--device", "cpu"]) == 1
     assert found in capsys.readouterr().out
 
 
@@ -430,13 +604,19 @@ def test_a_field_younger_than_a_record_had_its_default(whole_run, tmp_path, monk
     configuration = EXPERIMENTS["ptb"].profiles["quick"]
     record = json.loads(json.dumps(whole_run[0])) | {"experiment": "ptb", "variant": "tied"}
     record["configuration"] = asdict(configuration)
+    curve = [
+        epoch | {"perplexity": 100 - epoch["accuracy"]}
+        for epoch in record["curve"][: configuration.epochs]
+    ]
+    best = min(curve, key=lambda epoch: epoch["perplexity"])
+    record |= {"curve": curve, "best": best, "last": curve[-1], "metric": "perplexity"}
     record["data"]["fingerprint"] = datasets.load(configuration.dataset).fingerprint
     del record["configuration"]["patience"], record["configuration"]["network"]["readout_dropout"]
     if change:
         record["configuration"]["network"][change] += 0.1
     again = training.Progress(torch.nn.Identity(), record["curve"])
     monkeypatch.setattr(training, "train", lambda *_, **__: again)
-    path = records.write(record | {"metric": "accuracy"}, tmp_path)
+    path = records.write(record, tmp_path)
     found = verification.verify(path, device="cpu").found
     assert [sentence.split(" was ")[0] for sentence in found if "configuration" in sentence] == [
         f"the configuration has changed since the record: {change}"
@@ -470,7 +650,7 @@ def test_the_table_shows_the_last_epoch_over_seeds(whole_run, tmp_path, capsys):
     record, _ = whole_run
     for seed, accuracy in ((0, 90.0), (1, 94.0)):
         last = {**record["last"], "accuracy": accuracy}
-        records.write({**record, "seed": seed, "last": last}, tmp_path)
+        records.write(with_curve({**record, "seed": seed}, [*record["curve"][:-1], last]), tmp_path)
     row = records.table(records.read_all(tmp_path)).iloc[0]
     assert (row["variant"], row["seeds"], row["metric"]) == ("tied", 2, 92.0)
     assert row["spread"] == pytest.approx(8**0.5)

@@ -16,6 +16,7 @@ from .configurations import EXPERIMENTS, Configuration
 from .files import write_json
 from .models import Network
 from .paper import SIDES
+from .tasks import TASKS, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,17 @@ FIELDS = (
     *("nonzeros", "curve", "best", "last", "weights_sha256", "seconds", "peak_mebibytes"),
     *("device", "versions", "commit"),
 )
+NUMBER = int | float
+KINDS = {  # of the fields that are read, and of the fields in them
+    **dict.fromkeys((*("experiment", "variant", "profile"), "metric", "weights_sha256"), str),
+    **dict.fromkeys(("seed", "parameters", "nonzeros"), int),
+    **{"seconds": NUMBER, "peak_mebibytes": NUMBER, "budget": int | None, "curve": list},
+    **{"commit": str | None, "date": str | None, "versions": {}},
+    "configuration": {"network": {}, "precision": str, "epochs": int},
+    "data": {"fingerprint": str, "train": int, "test": int, "subset": str | None},
+    "device": {"type": str, "name": str},
+}
+OPTIONAL = {"threads", "devices", "nodes"}  # of a device
 _UNSTATED = {"metric": None, "epoch": None}  # of a network that the paper does not have
 
 
@@ -86,30 +98,118 @@ def read(path: Path) -> dict:
     """A record from its file.
 
     Raises:
-        ValueError: The file is not JSON, or a field is missing.
+        ValueError: The file is not JSON or no record: a field is missing or of another kind, a
+            name is unknown, or the curve is not one of such a run, or not what ``last``, ``best``
+            and ``selected`` are taken from.
     """
     try:
         record = json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"a record must be JSON, got {path}: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"a record must be an object, but {path} holds {record!r:.40}")
     missing = [name for name in FIELDS if name not in record]
     if missing:
         raise ValueError(f"a record must have every field, but {path} has no {', '.join(missing)}")
-    for name in ("budget", "date"):  # younger than the first records, as is the next
+    for name in ("budget", "date"):  # younger than the first records, as is "selected"
         record.setdefault(name, None)
-    record.setdefault("selected", selected(record["curve"]))
+    try:
+        _check_kinds(record, KINDS)
+        if record["seed"] < 0:
+            raise ValueError(f"the seed must be at least 0, got {record['seed']}")
+        counts = dict.fromkeys(OPTIONAL & record["device"].keys(), int)
+        _check_kinds(record["device"], counts, "device.")
+        find(record["experiment"], record["variant"], record["profile"])
+        _check_curve(record)
+    except ValueError as error:
+        raise ValueError(f"{path} is no record of a run: {error}") from error
     return record
+
+
+def find(experiment: str, variant: str | None, profile: str) -> Configuration:
+    """The configuration of an experiment in a profile; None asks for no variant.
+
+    Raises:
+        ValueError: One of the names is unknown.
+    """
+    if experiment not in EXPERIMENTS:
+        raise ValueError(f"the experiment must be one of {sorted(EXPERIMENTS)}, got {experiment!r}")
+    found = EXPERIMENTS[experiment]
+    if variant is not None and variant not in found.variants:
+        raise ValueError(f"the variant must be one of {found.variants}, got {variant!r}")
+    if profile not in found.profiles:
+        raise ValueError(f"the profile must be one of {tuple(found.profiles)}, got {profile!r}")
+    return found.profiles[profile]
+
+
+def _check_kinds(found: dict, kinds: dict, inside: str = "") -> None:
+    for name, kind in kinds.items():
+        if name not in found:
+            raise ValueError(f"it must have {inside}{name}")
+        value = found[name]
+        if isinstance(kind, dict) and isinstance(value, dict):
+            _check_kinds(value, kind, f"{inside}{name}.")
+        elif isinstance(kind, dict) or not isinstance(value, kind) or isinstance(value, bool):
+            wanted = "an object" if isinstance(kind, dict) else kind
+            wanted = getattr(wanted, "__name__", wanted)
+            raise ValueError(f"{inside}{name} must be {wanted}, got {value!r:.40}")
+
+
+def _check_curve(record: dict) -> None:
+    curve, made = record["curve"], configuration(record)
+    task = TASKS[find(record["experiment"], None, record["profile"]).task]
+    if record["metric"] != task.metric:
+        raise ValueError(f"the metric must be {task.metric!r}, got {record['metric']!r}")
+    _check_kinds(made, {"patience": int | None, "result": str}, "configuration.")
+    if made["result"] not in ("last", "selected"):
+        raise ValueError(f"the result must be the last or selected epoch, got {made['result']!r}")
+    watched = made["patience"] is not None or made["result"] == "selected"
+    names = ["epoch", "train_loss", "test_loss", task.metric, "seconds"]
+    names += ["valid_loss"] * watched
+    for at, epoch in enumerate(curve, 1):
+        if not isinstance(epoch, dict):
+            raise ValueError(f"epoch {at} of the curve must be an object, got {epoch!r:.40}")
+        _check_kinds(epoch, dict.fromkeys([*names, *curve[0], *epoch], NUMBER), f"epoch {at}: ")
+        if extra := sorted(epoch.keys() - curve[0].keys()):
+            raise ValueError(f"all epochs must have equal names, but epoch {at} has {extra} too")
+        if epoch["epoch"] != at:
+            raise ValueError(f"the epochs must be from 1 on, got {epoch['epoch']} in place {at}")
+    most = made["epochs"] if record["budget"] is None else record["budget"]
+    if not 1 <= most <= made["epochs"]:
+        raise ValueError(f"the budget must be from 1 to {made['epochs']} epochs, got {most}")
+    ends = range(1, min(most, len(curve) + 1))
+    count = next((n for n in ends if has_stopped(made["patience"], curve[:n])), most)
+    if len(curve) != count:
+        raise ValueError(f"the curve must have the run's {count} epochs, got {len(curve)}")
+    taken = {"best": best(curve, task), "last": curve[-1], "selected": selected(curve)}
+    record.setdefault("selected", taken["selected"])
+    for name, right in taken.items():
+        if json.dumps(record[name], sort_keys=True) != json.dumps(right, sort_keys=True):
+            raise ValueError(f"{name} must be the curve's {right}, got {record[name]!r}")
+
+
+def has_stopped(patience: int | None, curve: list[dict]) -> bool:
+    """Whether the validation loss has not improved for as many epochs as a run is patient."""
+    if patience is None or not curve:
+        return False
+    return curve[-1]["epoch"] - selected(curve)["epoch"] >= patience
+
+
+def best(curve: list[dict], task: Task) -> dict:
+    """The epoch with the best test metric, the first of several; what is no number is worst."""
+    worst = -math.inf if task.best is max else math.inf
+    return task.best(curve, key=lambda epoch: _or_worst(epoch[task.metric], worst))
 
 
 def selected(curve: list[dict]) -> dict | None:
     """The epoch with the least validation loss, the first of several; None without validation."""
     if not curve or "valid_loss" not in curve[0]:
         return None
-    return min(curve, key=lambda epoch: _or_worst(epoch["valid_loss"]))
+    return min(curve, key=lambda epoch: _or_worst(epoch["valid_loss"], math.inf))
 
 
-def _or_worst(loss: float) -> float:
-    return math.inf if math.isnan(loss) else loss
+def _or_worst(value: float, worst: float) -> float:
+    return worst if math.isnan(value) else value
 
 
 def result(record: dict) -> dict:
@@ -163,13 +263,16 @@ def _defaults(made: Configuration | Network) -> dict:
 
 
 def differences(then: dict, now: dict) -> list[str]:
-    """What differs between two dictionaries, or dictionaries in them: one phrase a field."""
+    """What differs between two dictionaries, or dictionaries in them: one phrase a field.
+
+    A number that is none (NaN) is the same as another.
+    """
     found = []
     for name in dict.fromkeys((*then, *now)):
         old, new = then.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             found += differences(old, new)
-        elif old != new:
+        elif old != new and (old == old or new == new):
             found.append(f"{name} was {old!r} and is {new!r}")
     return found
 

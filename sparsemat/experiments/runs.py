@@ -19,9 +19,10 @@ from . import (
     records,
     training,
 )
-from .configurations import EXPERIMENTS, Configuration
+from .configurations import Configuration
 from .devices import make_fabric
 from .files import RESULTS, RUNS
+from .records import find
 from .tasks import TASKS
 
 
@@ -81,8 +82,7 @@ def run(
             f"epochs must be from 1 to the profile's {configuration.epochs}, got {epochs}"
         )
     fabric = make_fabric(device, configuration.precision, devices, nodes)
-    if profile == "quick" and fabric.device.type == "cpu":
-        torch.set_num_threads(1)  # more would mostly wait for each other, long on a busy machine
+    limit_threads(profile, fabric.device)
     folder = runs if profile == "quick" else results
     name = records.name(
         *(experiment, variant, seed, profile),
@@ -110,7 +110,7 @@ def run(
         **{"fabric": fabric, "epochs": epochs, "checkpoint": checkpoint, "resume": resume},
         show=show,
     )
-    task, curve = TASKS[configuration.task], progress.curve
+    curve = progress.curve
     record = {
         "experiment": experiment,
         "variant": variant,
@@ -119,7 +119,6 @@ def run(
         "configuration": asdict(configuration),
         "budget": epochs,
         "data": description(data),
-        "metric": task.metric,
         "curve": curve,
         **derived(configuration, variant, progress.model, curve),
         "seconds": round(sum(epoch["seconds"] for epoch in curve), 3),
@@ -213,6 +212,12 @@ def run_baselines(
     return record, records.write_baselines(record, folder)
 
 
+def limit_threads(profile: str, device: torch.device) -> None:
+    """Let a quick run on a CPU have one thread: more would mostly wait for each other."""
+    if profile == "quick" and device.type == "cpu":
+        torch.set_num_threads(1)
+
+
 def description(data: datasets.Dataset) -> dict:
     """What a record says of its data."""
     return {
@@ -230,25 +235,10 @@ def derived(
     """What follows from the network and the curve, for a record and for who checks it."""
     task = TASKS[configuration.task]
     return {
+        "metric": task.metric,
         "parameters": models.count_parameters(model),
         "nonzeros": configuration.network.nonzeros(variant),
-        "best": task.best(curve, key=lambda epoch: epoch[task.metric]),
+        "best": records.best(curve, task),
         "last": curve[-1],
         "selected": records.selected(curve),
     }
-
-
-def find(experiment: str, variant: str | None, profile: str) -> Configuration:
-    """The configuration of an experiment in a profile; None asks for no variant.
-
-    Raises:
-        ValueError: One of the names is unknown.
-    """
-    if experiment not in EXPERIMENTS:
-        raise ValueError(f"the experiment must be one of {sorted(EXPERIMENTS)}, got {experiment!r}")
-    found = EXPERIMENTS[experiment]
-    if variant is not None and variant not in found.variants:
-        raise ValueError(f"the variant must be one of {found.variants}, got {variant!r}")
-    if profile not in found.profiles:
-        raise ValueError(f"the profile must be one of {tuple(found.profiles)}, got {profile!r}")
-    return found.profiles[profile]

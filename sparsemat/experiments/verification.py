@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from . import datasets, devices, provenance, records, training
-from .records import differences
-from .runs import derived, description, find
+from .records import differences, find
+from .runs import derived, description, limit_threads
 
 # Relative differences that are allowed. Elsewhere sums are rounded in another order, and training
 # amplifies that; test numbers of an early epoch move with it most. A halved error is found.
@@ -55,7 +56,8 @@ def verify(
 
     Where device, versions and commit are those of the record, all numbers may differ by ``SAME``,
     and after a full run the weights must be the same. Elsewhere the mean training loss may differ
-    by two percent and test numbers by a quarter of the error, which is what rounding makes of them.
+    by two percent and test numbers by a quarter of the error, which is what rounding makes of them;
+    a patient run may end earlier. A quick run has one thread here as when it was made.
 
     Args:
         path: The record.
@@ -64,7 +66,8 @@ def verify(
         device: "auto", "cpu" or "cuda".
 
     Raises:
-        ValueError: The record is not one, its experiment is unknown now, or it has fewer epochs.
+        ValueError: The record is not one (:func:`records.read`), it has fewer epochs, or the device
+            is not there.
     """
     record = records.read(path)
     count = len(record["curve"])
@@ -87,20 +90,29 @@ def verify(
     if found:
         return Verification(ROUNDED, 0, count, ("configuration", "data"), ("all else",), found)
     fabric = devices.make_fabric(device, configuration.precision)
+    limit_threads(record["profile"], fabric.device)
     environment = provenance.environment(fabric.device)
     same = all(environment[name] == record[name] for name in ("device", "versions", "commit"))
     same &= record["commit"] is not None and not record["commit"].endswith(provenance.DIRTY)
     progress = training.train(
         configuration, record["variant"], record["seed"], fabric=fabric, epochs=epochs
     )
-    numbers = [name for name in record["curve"][0] if name not in ("epoch", "seconds")]
+    names = dict.fromkeys(name for epoch in progress.curve for name in epoch)
+    numbers = [name for name in names if name not in ("epoch", "seconds")]
     follows = derived(configuration, record["variant"], progress.model, record["curve"])
     found = differences({name: record[name] for name in follows}, follows)
-    for old, new in zip(record["curve"], progress.curve, strict=False):
+    if extra := [name for name in record["curve"][0] if name not in names]:
+        found.append(f"the run has no {', '.join(extra)}, the record has")
+    if same and len(progress.curve) < epochs:
+        found.append(f"the run ends after {len(progress.curve)} epochs, the record says {count}")
+    epochs = min(epochs, len(progress.curve))
+    for old, new in zip(record["curve"][:epochs], progress.curve, strict=False):
         for name in numbers:
-            if not _close(name, old[name], new[name], same):
+            if name not in old:
+                found.append(f"epoch {new['epoch']}: the record has no {name}")
+            elif not _close(name, old[name], new[name], same):
                 found.append(
-                    f"epoch {old['epoch']}: {name} is {new[name]!r}, the record says {old[name]!r}"
+                    f"epoch {new['epoch']}: {name} is {new[name]!r}, the record says {old[name]!r}"
                 )
     checked = ["configuration", "data", *(name for name in follows), *numbers]
     if same and epochs == count:
@@ -116,9 +128,11 @@ def verify(
 
 
 def _close(name: str, old: float, new: float, same: bool) -> bool:
+    if old == new or (math.isnan(old) and math.isnan(new)):
+        return True
     if name.endswith("accuracy"):  # of the errors, of which there may be few
         old, new = 100 - old, 100 - new
     allowed = SAME if same else OTHER.get(name, OTHER_TEST)
     room = 0.5 if name.endswith("accuracy") and not same else 0.0  # points
-    # so that a number that is none differs
+    # written so that one number that is none differs
     return abs(old - new) <= allowed * max(abs(old), abs(new)) + room
