@@ -189,6 +189,84 @@ def test_a_model_on_meta_has_the_same_table_and_allocates_nothing(name):
         assert attention == [layer] * 12
 
 
+class Tokens(nn.Module):
+    """Tokens with their positions, and their bag."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(7, 3, **options), nn.Embedding(9, 3)
+        self.bag, self.head = nn.EmbeddingBag(7, 3), nn.Linear(3, 2)
+
+    def forward(self, ids):
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+        return self.head(x) + self.head(self.bag(ids))[:, None]
+
+
+@pytest.mark.parametrize("options", [{}, {"padding_idx": 0}], ids=str)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_tokens_are_one_hot_rows(batch, options):
+    module, ids = Tokens(**options).double(), torch.randint(7, (batch, 5))
+    table = sm.summary(module, ids)
+    found = {row.name: (row.shape, row.nnz) for row in table.rows[:3]}
+    one = {"tokens": (7, 5), "positions": (9, 5)}
+    for name, (vocabulary, tokens) in one.items():
+        weight = module.get_submodule(name).weight
+        hot = torch.rand(tokens, vocabulary, dtype=torch.float64)
+        matrix = torch.autograd.functional.jacobian(lambda x, w=weight: x @ w.abs().add(1), hot)
+        assert found[name] == ((3 * tokens, tokens * vocabulary), matrix.count_nonzero())
+    (bag,) = (row for row in table.rows if row.name == "bag")
+    assert (bag.shape, bag.nnz, bag.dense_bytes) == ((3, 35), 3 * 35, 8 * 3 * 35)
+    assert table.rows[-1].shape == (2, 3) and table.total("parameters") == table.parameters
+
+
+class Run(nn.Module):
+    def __init__(self, part, function):
+        super().__init__()
+        self.part, self.function = part, function
+
+    def forward(self, x):
+        return self.function(self.part, x)
+
+
+def packed(part, x):
+    lengths = torch.tensor([5, 3])
+    return part(nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True))[1]
+
+
+UNKNOWN = {
+    "packed GRU": (nn.GRU(3, 4, batch_first=True), packed, torch.zeros(2, 5, 3)),
+    "packed LSTM": (nn.LSTM(3, 4, batch_first=True), lambda part, x: packed(part, x)[0],
+                    torch.zeros(2, 5, 3)),
+    "flat tokens": (
+        nn.Embedding(7, 3), lambda part, x: part(x.flatten()), torch.ones(2, 5, dtype=torch.long)
+    ),
+    "bags with offsets": (
+        nn.EmbeddingBag(7, 3),
+        lambda part, x: part(x.flatten(), torch.tensor([0, 4])),
+        torch.ones(2, 5, dtype=torch.long),
+    ),
+    "largest of bags": (
+        nn.EmbeddingBag(7, 3, mode="max"), lambda part, x: part(x),
+        torch.ones(2, 5, dtype=torch.long),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_call_whose_matrix_is_not_known_is_a_row(name):
+    part, function, x = UNKNOWN[name]
+    (row,) = sm.summary(Run(part, function), x).rows
+    assert (row.name, row.depends, row.shape, row.nnz) == ("part", "unknown", None, None)
+    assert row.parameters == sum(p.numel() for p in part.parameters())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norm_without_running_statistics_is_a_diagonal_of_the_batch(training):
+    module = nn.BatchNorm2d(4, track_running_stats=False).train(training)
+    (row,) = sm.summary(module, (4, 3, 2)).rows
+    assert (row.shape, row.nnz, row.depends) == ((24, 24), 24, "statistics")
+
+
 class Calls(nn.Module):
     def __init__(self):
         super().__init__()
@@ -245,6 +323,13 @@ def test_a_model_stays_as_it_is():
 def test_what_is_no_network_is_named():
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got str"):
         sm.summary("resnet", (3,))
+    for empty in (torch.zeros(0, 3), torch.zeros(2, 0), {"x": 3}):
+        with pytest.raises(ValueError, match=r"must begin with a tensor that has entries, got "):
+            sm.summary(nn.Linear(3, 2), empty)
+    with pytest.raises(ValueError, match=r"^Conv2d: padding=2 .* made to pad by"):
+        module = nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")
+        module.padding = 2
+        sm.summary(module, (1, 4, 4))
     with pytest.raises(ValueError, match=r"0 \(Conv2d\): padding=2 .* made to pad by"):
         module = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"))
         module[0].padding = 2

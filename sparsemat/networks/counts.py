@@ -6,7 +6,9 @@ from collections.abc import Callable
 from math import prod
 from typing import NamedTuple
 
+import numpy as np
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 
 from ..convert.record import Call, one_shape
 from ..convert.sizes import PerSize
@@ -15,7 +17,7 @@ from ..layers.attention import SelfAttention
 from ..layers.recurrence import RNN
 from ..layers.simple import BATCH_NORM, DROPOUT, ELEMENTWISE
 from ..pattern import Pattern
-from ..patterns.simple import diagonal_pattern, identity_pattern
+from ..patterns.simple import dense_pattern, diagonal_pattern, identity_pattern, zero_one
 from ..rules import find, like, spatial_dims
 
 INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -44,11 +46,17 @@ class Count(NamedTuple):
 
 
 def count(part: nn.Module, call: Call, batch: int) -> Count | None:
-    """The matrix of one call, for one of ``batch`` inputs; None for a part of no known kind.
+    """The matrix of one call, for one of ``batch`` inputs.
+
+    None for a part of no known kind, one called with packed sequences or with nothing, and tokens
+    of which the shape does not tell how many are those of one input.
 
     Raises:
         ValueError: As the rule of its kind.
     """
+    packed = any(isinstance(x, PackedSequence) for x in (*call.args, *call.kwargs.values()))
+    if packed or not call.tensors or not call.tensors[0].numel():
+        return None
     if isinstance(part, PerSize):
         part = part.chosen(call.tensors[0])
     by_rule = isinstance(part, INSTANCE_NORM) and not part.training and part.track_running_stats
@@ -59,9 +67,12 @@ def count(part: nn.Module, call: Call, batch: int) -> Count | None:
         rule = find(part)
     except TypeError:
         return None
-    if rule is None or rule.matrix is None or not call.tensors:
+    if rule is None or rule.matrix is None:
         return None
-    if isinstance(part, (*BATCH_NORM, *DROPOUT)) and part.training:
+    if isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
+        return _embedding(part, call, batch)
+    by_batch = isinstance(part, BATCH_NORM) and part.running_mean is None
+    if by_batch or (isinstance(part, (*BATCH_NORM, *DROPOUT)) and part.training):
         return _diagonal(part, call, batch)
     shape = one_shape(part, call)
     pattern = rule.matrix(part, shape, like(part, None, None)).pattern
@@ -75,6 +86,35 @@ def _linear(part: nn.Linear, call: Call, batch: int) -> Count:
     rows = call.tensors[0].numel() // part.in_features // batch
     pattern = find(part).matrix(part, (rows, part.in_features), like(part, None, None)).pattern
     return Count(pattern.shape, pattern.nnz, 2 * pattern.nnz, pattern, "")
+
+
+def _embedding(part: nn.Embedding | nn.EmbeddingBag, call: Call, batch: int) -> Count | None:
+    """Of one-hot rows; None for bags whose sums depend on the tokens, and as :func:`_own`."""
+    ids, pattern = call.tensors[0], dense_pattern(part.num_embeddings, part.embedding_dim).T
+    if isinstance(part, nn.Embedding):
+        rows = _own(ids.shape, batch)
+    else:
+        weighted = len(call.tensors) > 1
+        if ids.ndim != 2 or weighted or part.mode == "max" or part.padding_idx is not None:
+            return None
+        rows, length = _own(ids.shape[:1], batch), ids.shape[1]
+        every = zero_one((1, length), np.zeros(length, dtype=np.int64), np.arange(length))
+        pattern = kron(every, pattern)
+    if rows is None:
+        return None
+    pattern = kron(identity_pattern(rows), pattern)
+    return Count(pattern.shape, pattern.nnz, 2 * pattern.nnz, pattern, "")
+
+
+def _own(shape: tuple[int, ...], batch: int) -> int | None:
+    """How many tokens of such a shape are those of one input; None where it does not tell.
+
+    Positions are those of every input, without a batch axis or with one of length 1.
+    """
+    tokens = prod(shape)
+    if batch == 1 or tokens % batch or (shape[0] == 1 and batch not in shape):
+        return tokens
+    return tokens // batch if batch in shape and shape[0] != 1 else None
 
 
 def _diagonal(part: nn.Module, call: Call, batch: int) -> Count:

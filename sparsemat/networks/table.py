@@ -34,9 +34,10 @@ class Row:
         upper: Upper bandwidth, channels first.
         operations: Multiplications and additions of a product with the matrix.
         bytes: Bytes of the pattern as it is held.
-        dense_bytes: Bytes of the dense matrix, in the type of the input.
+        dense_bytes: Bytes of the dense matrix, in the type of the input (for tokens, of the
+            output).
         depends: What of the matrix depends on the data, ``""`` if nothing, ``"unknown"`` for a part
-            that no rule knows.
+            that no rule knows, or called so that its matrix is not known.
     """
 
     name: str
@@ -119,7 +120,7 @@ class Summary:
             f"bytes of patterns: {self.total('bytes'):,}, "
             f"of dense matrices: {self.total('dense_bytes'):,}",
         ]
-        unknown = [row.name for row in self.rows if row.depends == "unknown"]
+        unknown = [row.name or row.kind for row in self.rows if row.depends == "unknown"]
         if unknown:
             lines.append(f"no rule for: {', '.join(unknown)}")
         if self.idle:
@@ -143,13 +144,17 @@ def summary(model: nn.Module, input_shape: Example) -> Summary:
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: A part does not take its input; the message begins with its path.
+        ValueError: There is no tensor or no number in it, or a part does not take its input; then
+            the message begins with its path.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     training = any(part.training for part in model.modules())
     args, kwargs = arguments(model, input_shape, 2 if training else 1)
-    first = next(x for x in tree_leaves((args, kwargs)) if torch.is_tensor(x))
+    first = next((x for x in tree_leaves((args, kwargs)) if torch.is_tensor(x)), None)
+    if first is None or not first.numel():
+        got = "none" if first is None else f"shape {tuple(first.shape)}"
+        raise ValueError(f"the example must begin with a tensor that has entries, got {got}")
     one_sequence = first.ndim == 2 and hasattr(model, "batch_first")
     batch = 1 if one_sequence or first.ndim == 0 else first.shape[batch_axis(model)]
     from torch.utils.flop_counter import FlopCounterMode  # brings triton: 0.2 s of an import
@@ -164,7 +169,7 @@ def summary(model: nn.Module, input_shape: Example) -> Summary:
             continue
         inside.update(part.modules())
         if not seen.calls[part] and next(part.parameters(), None) is not None:
-            idle.append(path)
+            idle.append(path or type(part).__name__)
         rows += [(call, part, path) for call in seen.calls[part]]
     rows.sort(key=lambda row: row[0].order)
     made = tuple(_row(part, path, call, batch, told) for call, part, path in rows)
@@ -186,7 +191,8 @@ def _row(part: nn.Module, path: str, call: Call, batch: int, told: set[int]) -> 
     try:
         counted = count(part, call, batch)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{path} ({type(part).__name__}): {error}") from error
+        where = f"{path} ({type(part).__name__})" if path else type(part).__name__
+        raise type(error)(f"{where}: {error}") from error
     new = {id(p): p.numel() for p in part.parameters() if id(p) not in told}
     told.update(new)
     given = tuple(call.tensors[0].shape) if call.tensors else None
@@ -197,11 +203,12 @@ def _row(part: nn.Module, path: str, call: Call, batch: int, told: set[int]) -> 
         return Row(*names, None, None, sum(new.values()), *(None,) * 6, "unknown")
     shape, nnz, operations, pattern, depends = counted
     cells = shape and shape[0] * shape[1]
+    like = call.tensors[0] if call.tensors[0].is_floating_point() else output  # tokens are integers
     return Row(
         *(*names, shape, nnz, sum(new.values()), nnz / cells if cells else None),
         *(None, None) if pattern is None else (pattern.lower_bandwidth, pattern.upper_bandwidth),
         *(operations, None if pattern is None else bytes_of(pattern)),
-        *(cells and cells * call.tensors[0].element_size(), depends),
+        *(cells and cells * like.element_size(), depends),
     )
 
 
