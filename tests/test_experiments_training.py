@@ -476,6 +476,15 @@ def test_a_metric_that_is_no_number_is_never_the_best():
     assert records.best(curve, TASKS["classification"]) == curve[1]
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+def test_a_run_that_diverged_is_confirmed_by_one_that_does(whole_run, tmp_path, monkeypatch, value):
+    curve = [epoch | {"test_loss": value} for epoch in whole_run[0]["curve"]]
+    path = records.write(with_curve(whole_run[0], curve), tmp_path)
+    again = training.Progress(models.build(QUICK.network, "tied", 0), curve)
+    monkeypatch.setattr(training, "train", lambda *_, **__: again)
+    assert verification.verify(path, device="cpu").found == []
+
+
 def test_an_honest_quick_record_is_confirmed_exactly_whatever_the_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "commit", lambda: "a" * 40)
     _, path = runs.run("etth1", "free", device="cpu", runs=tmp_path)
