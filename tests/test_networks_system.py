@@ -369,6 +369,19 @@ def test_every_entry_of_the_output_is_compared():
         _verify(system)
 
 
+def test_what_honest_rounding_leaves_of_a_sum_passes():
+    torch.manual_seed(0)
+    x, weight = torch.randn(1000), torch.randn(2, 1000)
+    weight[0] *= 1e-3
+    weight[1] -= (weight[1] @ x) / (x @ x) * x  # the sum is nothing but rounding
+    system = sm.block_system(Function(lambda x: x @ weight.T), x)
+    system.y[1] += 1e-5
+    _verify(system)
+    system.y[1] += 0.1
+    with pytest.raises(RuntimeError, match="at entry 1"):
+        _verify(system)
+
+
 def test_the_unknowns_are_the_outputs_of_the_parts():
     model, x = made("resnet18")
     seen = {}
