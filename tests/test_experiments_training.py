@@ -434,11 +434,12 @@ def test_a_record_that_no_run_wrote_is_refused(whole_run, tmp_path, capsys, comm
 
 @pytest.mark.parametrize("patience", [None, 1, 2, 4])
 @pytest.mark.parametrize("losses", [[3, 2, 1, 1, 2, 3], [1, 2, 3], [1, math.nan, 2], [2, 1]])
-def test_a_run_has_stopped_where_training_stops(losses, patience):
+def test_a_run_stops_once_no_epoch_of_its_patience_was_better(losses, patience):
     curve = [{"epoch": at, "valid_loss": loss} for at, loss in enumerate(losses, 1)]
-    patient = replace(QUICK, patience=patience)
+    finite = [math.inf if math.isnan(loss) else loss for loss in losses]
     for count in range(len(curve) + 1):
-        right = training._has_stopped(patient, curve[:count])
+        least = min(range(count), key=finite.__getitem__, default=0)
+        right = bool(patience and count) and count - 1 - least >= patience
         assert records.has_stopped(patience, curve[:count]) == right
 
 

@@ -175,6 +175,5 @@ class Chapter:
     @cached_property
     def _fabric(self):
         fabric = devices.make_fabric(self.device, "32-true")
-        if not self.full and fabric.device.type == "cpu":
-            torch.set_num_threads(1)
+        runs.limit_threads(self.profile if self.full else "quick", fabric.device)
         return fabric

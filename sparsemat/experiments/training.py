@@ -25,7 +25,7 @@ from . import checkpoints, datasets, models
 from .augmentation import AUGMENTATIONS
 from .configurations import Configuration
 from .devices import flush_subnormals, peak_mebibytes, synchronised
-from .records import selected
+from .records import has_stopped
 from .tasks import TASKS, Task
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def train(
         mininterval=1.0,
     )
     for epoch in range(len(progress.curve), last):
-        if _has_stopped(configuration, progress.curve):
+        if has_stopped(configuration.patience, progress.curve):
             break
         started = time.perf_counter()
         # dropout differs from process to process, the changes of the images must not
@@ -318,13 +318,6 @@ def _parts(
         for name, at in (("valid", shuffled[:count]), ("train", shuffled[count:])):
             parts[name] = inputs[at], targets[at]
     return parts
-
-
-def _has_stopped(configuration: Configuration, curve: list[dict]) -> bool:
-    """Whether the validation loss has not improved for as many epochs as we are patient."""
-    if configuration.patience is None or not curve:
-        return False
-    return curve[-1]["epoch"] - selected(curve)["epoch"] >= configuration.patience
 
 
 def _epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
