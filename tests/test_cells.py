@@ -1,5 +1,6 @@
 """What a reader sees of a cell fits its box on a laptop, and names things in words."""
 
+import ast
 import re
 from pathlib import Path
 from statistics import median
@@ -46,8 +47,20 @@ def raw_outputs(notebook):
     ]
 
 
+def tables_that_do_not_show(notebook):
+    """Tables before the last line of a cell: Jupyter shows the value of that line alone."""
+    return [
+        ast.unparse(line)
+        for cell in notebook.cells
+        if cell.cell_type == "code" and "colab-setup" not in cell.metadata.get("tags", [])
+        for line in ast.parse(cell.source).body[:-1]
+        if isinstance(line, ast.Expr) and isinstance(line.value, ast.Call)
+        if ast.unparse(line.value.func) in ("show", "Table", "Markdown")
+    ]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("find", [wide_lines, raw_outputs])
+@pytest.mark.parametrize("find", [wide_lines, raw_outputs, tables_that_do_not_show])
 def test_cells_are_for_reading(path, find):
     assert find(nbformat.read(path, as_version=4)) == []
 

@@ -240,7 +240,7 @@ class StructuredLinear(nn.Module):
 
         Raises:
             ValueError: The weight's shape does not have the structure, or the dense layer is none
-                that its weight and bias alone describe, see ``require_plain``.
+                that its weight and bias alone describe: they are computed, or it has hooks.
         """
         require_plain(linear)
         layer = cls(kind.project(linear.weight, **structure).matrix, linear.bias is not None)
