@@ -208,6 +208,12 @@ def as_dtype(dtype: torch.dtype | None) -> torch.dtype:
     return dtype
 
 
+def as_array(values: torch.Tensor) -> np.ndarray:
+    """The numbers for SciPy, which has no types of 16 bits: they become float32."""
+    values = values.detach().cpu().resolve_conj()
+    return (values.float() if values.itemsize == 2 else values).numpy()
+
+
 def as_scalar(matrix: Matrix, value: object) -> Number | torch.Tensor | None:
     """The number by which the matrix can be multiplied; None if this is no number.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
-from .algebra import Matrix, as_dtype, as_scalar, require_memory
+from .algebra import Matrix, as_array, as_dtype, as_scalar, require_memory
 from .live import Live
 from .pattern import Pattern
 from .products import Product, choose
@@ -175,9 +175,7 @@ class SparseMatrix(Matrix):
         """
         import scipy.sparse
 
-        values = self.values.detach().cpu()
-        values = values.float() if values.itemsize == 2 else values
-        entries = values.resolve_conj().numpy(), (self.pattern.row, self.pattern.col)
+        entries = as_array(self.values), (self.pattern.row, self.pattern.col)
         return scipy.sparse.coo_array(entries, shape=self.shape).tocsr()
 
     def __getitem__(self, rows: slice) -> SparseMatrix:

@@ -7,9 +7,6 @@ from functools import cached_property
 import numpy as np
 import torch
 
-# private, but there is no public way to step out of a transform
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-
 from . import memory
 from .factored import factored
 from .live import Live
@@ -17,7 +14,7 @@ from .matrix import SparseMatrix
 from .pattern import Pattern
 from .products import GatherProduct, choose
 from .products.casting import as_given, without_autocast
-from .products.indices import constant, csr_tensor
+from .products.indices import constant, csr_tensor, no_transform
 from .products.product import is_traced, is_transformed
 
 
@@ -157,7 +154,7 @@ class _Structure:
         self._orders: dict[torch.device, tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._backward: dict[str, tuple[_Structure, np.ndarray]] = {}
         # made in a transform, its tensors would be wrapped, and torch has no wrapped rows
-        with temporarily_clear_interpreter_stack(), without_autocast("cpu"):
+        with no_transform(), without_autocast("cpu"):
             self.pattern = self._find()
 
     def _find(self) -> Pattern:

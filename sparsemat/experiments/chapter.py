@@ -62,7 +62,7 @@ class Chapter:
         Raises:
             ValueError: The profile is unknown.
         """
-        return runs.find(self.name, None, self.profile if self.full else "quick")
+        return records.find(self.name, None, self.profile if self.full else "quick")
 
     @cached_property
     def data(self) -> datasets.Dataset:
@@ -156,7 +156,7 @@ class Chapter:
         Yields:
             The network, which goes on to be trained.
         """
-        quick = runs.find(self.name, variant, "quick")
+        quick = records.find(self.name, variant, "quick")
         fabric = devices.make_fabric(self.device, quick.precision)
         yield models.build(quick.network, variant, 0)
         with TemporaryDirectory() as folder:

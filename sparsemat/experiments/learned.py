@@ -17,7 +17,6 @@ import sparsemat as sm
 from . import checkpoints, models, records, weights
 from .disagreements import answers, tested
 from .files import atomic
-from .runs import find
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def read(results: Path | str, experiment: str) -> Learned:
 
 
 def _untied(run: dict, model: nn.Module) -> dict[str, Tensor]:
-    network = find(run["experiment"], run["variant"], run["profile"]).network
+    network = records.find(run["experiment"], run["variant"], run["profile"]).network
     tied = models.build(network, "tied", run["seed"])
     kept = {}
     for name, layer in tied.named_children():

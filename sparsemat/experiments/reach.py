@@ -17,7 +17,6 @@ from . import datasets, records, weights
 from .devices import make_fabric
 from .files import atomic
 from .models.text import attention_matrices
-from .runs import find
 from .tasks import TASKS
 from .training import EVALUATION_BATCH, evaluate
 
@@ -59,7 +58,7 @@ def collect(record_path: Path, checkpoint: Path, results: Path) -> Path:
             does not reach its record's perplexity.
     """
     run, name = records.read(record_path), record_path.stem
-    configuration = find(run["experiment"], run["variant"], run["profile"])
+    configuration = records.find(run["experiment"], run["variant"], run["profile"])
     if configuration.task != "language" or run["variant"] not in VARIANTS:
         raise ValueError(
             f"the run must be of a language model, {' or '.join(VARIANTS)}, got "

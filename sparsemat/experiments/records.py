@@ -119,8 +119,8 @@ def read(path: Path) -> dict:
             raise ValueError(f"the seed must be at least 0, got {record['seed']}")
         counts = dict.fromkeys(OPTIONAL & record["device"].keys(), int)
         _check_kinds(record["device"], counts, "device.")
-        find(record["experiment"], record["variant"], record["profile"])
-        _check_curve(record)
+        found = find(record["experiment"], record["variant"], record["profile"])
+        _check_curve(record, TASKS[found.task])
     except ValueError as error:
         raise ValueError(f"{path} is no record of a run: {error}") from error
     return record
@@ -155,9 +155,8 @@ def _check_kinds(found: dict, kinds: dict, inside: str = "") -> None:
             raise ValueError(f"{inside}{name} must be {wanted}, got {value!r:.40}")
 
 
-def _check_curve(record: dict) -> None:
+def _check_curve(record: dict, task: Task) -> None:
     curve, made = record["curve"], configuration(record)
-    task = TASKS[find(record["experiment"], None, record["profile"]).task]
     if record["metric"] != task.metric:
         raise ValueError(f"the metric must be {task.metric!r}, got {record['metric']!r}")
     _check_kinds(made, {"patience": int | None, "result": str}, "configuration.")

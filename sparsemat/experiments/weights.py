@@ -14,7 +14,6 @@ from torch import nn
 from ..structured.base import relative_error
 from . import checkpoints, datasets, models, records, training
 from .files import atomic
-from .runs import find
 
 FOLDER = "weights"  # below the folder of records
 LARGE = 1 << 20  # bytes in single precision from which on half precision is kept
@@ -127,7 +126,7 @@ def _metadata(results: Path | str, name: str) -> dict[str, str]:
 
 
 def _build(run: dict, words: int | None = None) -> nn.Module:
-    network = find(run["experiment"], run["variant"], run["profile"]).network
+    network = records.find(run["experiment"], run["variant"], run["profile"]).network
     if words is not None:
         network = replace(network, vocabulary=words)
         if isinstance(network, models.LanguageModel):
@@ -137,7 +136,7 @@ def _build(run: dict, words: int | None = None) -> nn.Module:
 
 def _most_frequent(run: dict, words: int) -> tuple[str, ...]:
     """So many words, by id; before those of a classifier come padding and the unknown word."""
-    configuration = find(run["experiment"], run["variant"], run["profile"])
+    configuration = records.find(run["experiment"], run["variant"], run["profile"])
     network = configuration.network
     if isinstance(network, models.LanguageModel):
         if words not in network.cuts:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..arguments import as_flag, as_size
+from ..products.casting import is_on
 from ..products.product import is_traced, is_transformed
 
 
@@ -97,12 +98,11 @@ def require_type(x: torch.Tensor, weight: torch.Tensor, name: str = "x") -> None
         ValueError: With both types.
     """
     require_tensor(x, name)
-    device = x.device.type
+    if x.dtype == weight.dtype:
+        return
     # autocast leaves alone what is double precision or not floating
     cast = all(side.is_floating_point() and side.dtype != torch.float64 for side in (x, weight))
-    if x.dtype != weight.dtype and not (
-        cast and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    ):
+    if not (cast and is_on(x.device.type)):
         raise ValueError(f"{name} must have the parameters' type {weight.dtype}, got {x.dtype}")
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .. import memory
+from ..algebra import as_array
 from ..convert import to_matrix
 from ..patterns.convolution import conv_pattern, conv_transpose_pattern
 
@@ -77,7 +78,7 @@ class Diagonal(Operator):
 
     def csr(self) -> scipy.sparse.csr_array:
         """The diagonal matrix."""
-        values = array(self.values).reshape(-1, 1)
+        values = as_array(self.values).reshape(-1, 1)
         return self._uniform(values, np.arange(len(values))[:, None])
 
 
@@ -109,7 +110,7 @@ class Left(Operator):
         memory.require("a block of products", self.nnz * (self.matrix.element_size() + 16))
         columns = np.arange(b * k * n).reshape(b, k, n).transpose(0, 2, 1)[:, None]
         columns = np.broadcast_to(columns, (b, m, n, k))
-        return self._uniform(array(self.matrix)[:, :, None], columns)
+        return self._uniform(as_array(self.matrix)[:, :, None], columns)
 
 
 class Right(Operator):
@@ -139,7 +140,7 @@ class Right(Operator):
         (b, m, k), n = self.source, self.target[2]
         memory.require("a block of products", self.nnz * (self.matrix.element_size() + 16))
         columns = np.broadcast_to(np.arange(b * m * k).reshape(b, m, 1, k), (b, m, n, k))
-        return self._uniform(array(self.matrix.mT)[:, None], columns)
+        return self._uniform(as_array(self.matrix.mT)[:, None], columns)
 
 
 class Reduction(Operator):
@@ -174,7 +175,7 @@ class Reduction(Operator):
         """A row a sum."""
         order = [a for a in range(len(self.source)) if a not in self.axes] + self.axes
         columns = np.arange(self.nnz).reshape(self.source).transpose(order)
-        values = array(self.scale).reshape(1, 1)
+        values = as_array(self.scale).reshape(1, 1)
         return self._uniform(values, columns.reshape(prod(self.target), -1))
 
 
@@ -272,16 +273,10 @@ class Convolution(Operator):
         kind = np.int32 if max(*self.pattern.shape, self.pattern.nnz) < 2**31 else np.int64
         group = np.arange(outputs, dtype=kind) // (outputs // groups) * kind(one.shape[1])
         columns = (col.astype(kind) + group[:, None]).reshape(-1)
-        values = array(self.weight).reshape(outputs, -1)[:, index].reshape(-1)
+        values = as_array(self.weight).reshape(outputs, -1)[:, index].reshape(-1)
         counts = np.tile(np.bincount(row, minlength=one.shape[0]), outputs)
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(kind)
         return csr_array((values, columns, starts), shape=self.pattern.shape)
-
-
-def array(values: torch.Tensor) -> np.ndarray:
-    """The numbers for SciPy, which has no types of 16 bits: they become float32."""
-    values = values.detach().cpu()
-    return (values.float() if values.itemsize == 2 else values).numpy()
 
 
 def _repeated(one: scipy.sparse.csr_array, copies: int) -> scipy.sparse.csr_array:

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from .. import memory
+from ..algebra import as_array
 from ..matrix import Matrix
 from .follow import Block
-from .operators import Operator, array
+from .operators import Operator
 from .real import RealMatrix, Transposed
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class BlockSystem(RealMatrix):
             term.sum_duplicates()
             total = term if total is None else total + term
         if total is None:
-            total = csr_array((rows, self.shape[1]), dtype=array(self._x).dtype)
+            total = csr_array((rows, self.shape[1]), dtype=as_array(self._x).dtype)
         starts = total.indptr + np.arange(rows + 1, dtype=kind)
         diagonal = np.zeros(total.nnz + rows, dtype=bool)
         diagonal[starts[1:] - 1] = True

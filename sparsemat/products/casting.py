@@ -20,7 +20,7 @@ def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         The same, cast where autocast is on; float64 and complex types are left as they are.
     """
     device = tensors[-1].device.type
-    if not _is_on(device):
+    if not is_on(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     kept = (torch.float64, torch.complex64, torch.complex128)
@@ -42,9 +42,10 @@ def as_given(function: Callable) -> Callable:
 
 def without_autocast(device: str) -> AbstractContextManager:
     """Here every operation is taken in the types of its tensors."""
-    return torch.autocast(device, enabled=False) if _is_on(device) else nullcontext()
+    return torch.autocast(device, enabled=False) if is_on(device) else nullcontext()
 
 
-def _is_on(device: str) -> bool:
+def is_on(device: str) -> bool:
+    """Whether autocast is on for a kind of device."""
     # there is none for the device "meta", and to ask whether it is enabled there would raise
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
