@@ -680,6 +680,7 @@ def test_the_table_shows_the_last_epoch_over_seeds(whole_run, tmp_path, capsys):
         pytest.param(["mnist", "--devices", "0"], r"devices must be at least 1, got 0", id="0"),
         pytest.param(["mnist", "--seed", "-1"], r"seed must be from 0 .*got -1", id="seed"),
         pytest.param(["mnist", "--epochs", "7"], r"from 1 to the profile's 6, got 7", id="epochs"),
+        pytest.param(["mnist", "--resume", "--overwrite"], r"resume or overwrite", id="both"),
     ],
 )
 def test_unknown_names_are_refused_before_any_work(arguments, rule, tmp_path, capsys):
@@ -708,6 +709,26 @@ def test_a_run_with_its_record_is_not_run_again(tmp_path, monkeypatch):
     record, path = runs.run("etth1", "free", **options)
     monkeypatch.setattr(training, "train", None)
     assert runs.run("etth1", "free", **options) == (record, path)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("configuration", {"learning_rate": 7.0}, "learning_rate was 7.0 and is"),
+        ("data", {"fingerprint": "other"}, "fingerprint was 'other' and is"),
+    ],
+    ids=["settings", "data"],
+)
+def test_a_record_of_another_run_is_not_taken_for_this_one(tmp_path, part, changes, message):
+    options = {"device": "cpu", "runs": tmp_path, "resume": True}
+    record, path = runs.run("etth1", "free", **options)
+    records.write(record | {part: record[part] | changes}, tmp_path)
+    with pytest.raises(ValueError, match=message):
+        runs.run("etth1", "free", **options)
+    path.unlink()
+    assert records.comparable(runs.run("etth1", "free", **options)[0]) == (
+        records.comparable(record)
+    )
 
 
 def test_a_budget_is_said_by_record_and_name(tmp_path):

@@ -69,7 +69,8 @@ def run(
     Raises:
         ValueError: A name is unknown, the seed is negative, the budget is not within the
             configuration's epochs, the device is not there, a data file is corrupt, the checkpoint
-            is damaged or belongs to another run, or there is an earlier run to replace.
+            is damaged, it or the record is of other settings or data, or there is an earlier run
+            to replace, or both ``resume`` and ``overwrite`` are asked for.
         OSError: A folder cannot be written.
     """
     configuration = find(experiment, variant, profile)
@@ -81,6 +82,8 @@ def run(
         raise ValueError(
             f"epochs must be from 1 to the profile's {configuration.epochs}, got {epochs}"
         )
+    if resume and overwrite:
+        raise ValueError("a run goes on or is replaced: give resume or overwrite, got both")
     fabric = make_fabric(device, configuration.precision, devices, nodes)
     limit_threads(profile, fabric.device)
     folder = runs if profile == "quick" else results
@@ -92,14 +95,14 @@ def run(
         processes=devices * nodes,
     )
     path, checkpoint = folder / f"{name}.json", checkpoints.path_of(runs, name, profile)
+    earlier = next((kept for kept in (path, checkpoint) if kept.exists()), None)
+    if earlier and not resume and not overwrite and fabric.is_global_zero:
+        raise ValueError(
+            f"{earlier} must not exist before a run: --resume goes on with what is there, "
+            "--overwrite replaces it"
+        )
     if resume and path.exists():
-        return records.read(path), path
-    for earlier in (path, checkpoint):
-        if earlier.exists() and not resume and not overwrite and fabric.is_global_zero:
-            raise ValueError(
-                f"{earlier} must not exist before a run: --resume goes on with what is there, "
-                "--overwrite replaces it"
-            )
+        return _same(path, configuration), path
     for written in (runs, folder):
         written.mkdir(parents=True, exist_ok=True)
     # of the code that runs, not of later commits
@@ -130,6 +133,19 @@ def run(
         record["device"] |= {"devices": devices, "nodes": nodes}
     record = json.loads(json.dumps(record))  # as a reader of the file will see it
     return record, records.write(record, folder) if fabric.is_global_zero else None
+
+
+def _same(path: Path, configuration: Configuration) -> dict:
+    record = records.read(path)
+    now = json.loads(json.dumps(asdict(configuration)))
+    differ = records.differences(records.configuration(record), now)
+    data = description(datasets.load(configuration.dataset))
+    if differ := [*differ, *records.differences(record["data"], data)]:
+        raise ValueError(
+            f"{path} must be of the same run to go on from it, but {'; '.join(differ)}: "
+            "--overwrite replaces it"
+        )
+    return record
 
 
 def trained(
