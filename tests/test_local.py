@@ -486,6 +486,42 @@ def test_weights_that_were_written_to_are_refused():
             product()
 
 
+def doubled(module):
+    with torch.no_grad():
+        module[0].weight.mul_(2)
+
+
+def elsewhere(module):
+    module[2] = nn.Linear(4, 3).double()
+
+
+CHANGES = {
+    "a weight": doubled,
+    "the mode": nn.Module.train,
+    "a part": elsewhere,
+    "to NaN": lambda module: nn.init.constant_(module[2].weight, torch.nan),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_product_with_the_jacobian_of_a_network_that_changed_is_refused(change):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 4), nn.InstanceNorm1d(4, track_running_stats=True))
+    module = module.append(nn.Linear(4, 2)).double().eval()
+    x = torch.randn(4, 4, dtype=torch.float64)
+    jacobian = sm.jacobian(module, x)
+    before = jacobian.to_dense()
+    torch.testing.assert_close(before, jacobian.to_dense())
+    change(module)
+    with pytest.raises(ValueError, match=r"^the network must still return what it did, 8 numbers"):
+        jacobian @ torch.ones(16, dtype=torch.float64)
+
+
+def test_a_jacobian_where_the_output_is_not_finite_is_that_of_torch():
+    found = sm.jacobian(Of(lambda x: torch.stack([x[0].log(), 1 / x[0], 2 * x[0]])), torch.zeros(1))
+    assert found.to_dense().flatten().tolist() == [torch.inf, -torch.inf, 2]
+
+
 KINDS = {
     "local map": sm.local_map,
     "Jacobian": sm.jacobian,

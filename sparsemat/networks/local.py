@@ -22,7 +22,7 @@ class Jacobian(ByColumns):
     Made by :func:`sparsemat.jacobian`.
 
     ``J.T @ u`` and ``row(i)`` are one backward pass; ``J @ v`` runs the network again in forward
-    mode, so it must be what it was.
+    mode and is refused with a ``ValueError`` where its output is another one by then.
 
     Attributes:
         y: The output at x, ``(rows,)``.
@@ -39,14 +39,30 @@ class Jacobian(ByColumns):
         self.shape = self._output.numel(), x.numel()
         self.dtype, self.device = x.dtype, x.device
         self.y = self._output.detach()
+        self._first: torch.Tensor | None = None  # what it gives forwards, with other roundings
         self.offset = self.y - self._multiply(x.detach().reshape(-1, 1))[:, 0]
 
     def _pushed(self, v: torch.Tensor) -> torch.Tensor:
         # fused attention has no forward mode; torch warns of its own use of a deprecated name
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
-            _, along = torch.func.jvp(self._function, (self._x.detach(),), (v,))
+            again, along = torch.func.jvp(self._function, (self._x.detach(),), (v,))
+        self._require_same(again.detach().reshape(-1))
         return along.detach().reshape(-1)
+
+    def _require_same(self, y: torch.Tensor) -> None:
+        first = self._first = y if self._first is None else self._first
+        largest = float(first[first.isfinite()].abs().max()) if first.isfinite().any() else 0.0
+        got = f"{len(y)} numbers"
+        if len(y) == len(first):
+            off = torch.finfo(y.dtype).eps ** 0.5 * largest
+            if torch.allclose(y, first, rtol=0, atol=off, equal_nan=True):
+                return
+            got = f"ones that differ by {float((y - first).abs().max()):.3g}"
+        raise ValueError(
+            f"the network must still return what it did, {len(first)} numbers of at most "
+            f"{largest:.3g}, got {got}; make the Jacobian anew"
+        )
 
     def _pulled(self, u: torch.Tensor) -> torch.Tensor:
         gradient = _gradient(self._output, self._x, u)
