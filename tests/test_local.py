@@ -522,6 +522,16 @@ def test_a_jacobian_where_the_output_is_not_finite_is_that_of_torch():
     assert found.to_dense().flatten().tolist() == [torch.inf, -torch.inf, 2]
 
 
+def test_a_jacobian_takes_one_slope_of_prelu_at_zero():
+    x = torch.tensor([[0.0, 1.0, -1.0], [0.0, 0.0, 2.0]])
+    module = nn.PReLU(2)
+    nn.init.constant_(module.weight, 0.25)
+    for part in (module, Of(lambda x: x.prelu(module.weight))):
+        found = sm.jacobian(part, x)
+        torch.testing.assert_close(found.to_dense(), found.T.to_dense().T)
+        torch.testing.assert_close(found.to_dense(), sm.local_map(part, x).to_dense())
+
+
 KINDS = {
     "local map": sm.local_map,
     "Jacobian": sm.jacobian,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 
 class Step(NamedTuple):
@@ -72,6 +73,16 @@ def _batch_norm(
 def _prelu(function: Callable, x: torch.Tensor, weight: torch.Tensor):
     slope = weight if weight.ndim == 0 else weight.reshape(-1, *[1] * (x.ndim - 2))
     return lambda v: torch.where(x > 0, v, slope * v)
+
+
+class OneSlope(TorchFunctionMode):
+    """PReLU with the left slope at zero in both directions; torch takes the right one forwards."""
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None):
+        if function not in (torch.prelu, torch.Tensor.prelu):
+            return function(*args, **kwargs or {})
+        x, weight = (*args, *(kwargs or {}).values())
+        return _prelu(function, x, weight)(x)
 
 
 LINEAR = dict.fromkeys(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .fixed import OneSlope
 from .inputs import flat, is_floating
 from .paths import Unhooked, require_gradients, require_values, running, same_draws
 from .piecewise import Gate, Watch
@@ -196,7 +197,7 @@ def jacobian(model: nn.Module, *inputs: torch.Tensor) -> Jacobian:
 
     def run(x: torch.Tensor) -> torch.Tensor:
         buffers = {name: value.clone() for name, value in model.named_buffers()}
-        with drawing():
+        with drawing(), OneSlope():
             return _output(torch.func.functional_call(model, buffers, tuple(arguments(x))))
 
     require_values(model)
