@@ -9,6 +9,7 @@ import torchvision
 from scipy.sparse.linalg import svds
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 from torchvision.models import densenet
 from whole import Branching, made
 
@@ -530,6 +531,27 @@ def test_a_jacobian_takes_one_slope_of_prelu_at_zero():
         found = sm.jacobian(part, x)
         torch.testing.assert_close(found.to_dense(), found.T.to_dense().T)
         torch.testing.assert_close(found.to_dense(), sm.local_map(part, x).to_dense())
+
+
+WITH_BUFFERS = {
+    "batch norm": (lambda: nn.BatchNorm1d(3), True),
+    "instance norm": (lambda: nn.InstanceNorm1d(3, track_running_stats=True), True),
+    "spectral norm": (lambda: parametrizations.spectral_norm(nn.Linear(5, 2)), False),
+    "dropout": (lambda: nn.Dropout(0.5), True),
+}
+
+
+@pytest.mark.parametrize("make, refused", WITH_BUFFERS.values(), ids=WITH_BUFFERS)
+def test_a_network_in_training_mode_stays_as_it_is(make, refused):
+    module, x = nn.Sequential(make()), torch.randn(3, 5)
+    before, state = deepcopy(module.state_dict()), torch.get_rng_state()
+    if refused:
+        with pytest.raises(TypeError, match=r"^0: "):
+            sm.local_map(module, x)
+    else:
+        sm.local_map(module, x)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
 
 
 KINDS = {

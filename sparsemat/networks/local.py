@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -141,7 +142,7 @@ def local_map(model: nn.Module, *inputs: torch.Tensor) -> LocalMap:
     batch normalisation in eval mode, sums, concatenations, reshapes.
 
     Args:
-        model: The network.
+        model: The network; its buffers and the random state stay as they are.
         inputs: Its arguments, each one input without the batch axis, of the type of the parameters;
             the columns of A are the entries of those of floating-point numbers, one after the
             other.
@@ -162,10 +163,11 @@ def local_map(model: nn.Module, *inputs: torch.Tensor) -> LocalMap:
     require_values(model)
     require_gradients(model)
     x, arguments = flat(model, inputs)
+    drawing = same_draws()
     with torch.enable_grad():
         watch = Watch(x.requires_grad_(), model)
-        with watch.watching():
-            output = model(*arguments(x))
+        with watch.watching(), drawing():
+            output = _called(model, arguments(x))
             watch.check(output)
         return LocalMap(x, _output(output), tuple(watch.gates), watch.walls)
 
@@ -196,9 +198,8 @@ def jacobian(model: nn.Module, *inputs: torch.Tensor) -> Jacobian:
     drawing = same_draws()
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        buffers = {name: value.clone() for name, value in model.named_buffers()}
         with drawing(), OneSlope():
-            return _output(torch.func.functional_call(model, buffers, tuple(arguments(x))))
+            return _output(_called(model, arguments(x)))
 
     require_values(model)
     require_gradients(model)
@@ -207,6 +208,12 @@ def jacobian(model: nn.Module, *inputs: torch.Tensor) -> Jacobian:
         with running(model), Unhooked():
             output = run(x.requires_grad_())
         return Jacobian(x, output, run)
+
+
+def _called(model: nn.Module, arguments: Sequence[Any]) -> Any:
+    """What the network returns, its buffers kept from it."""
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    return torch.func.functional_call(model, buffers, tuple(arguments))
 
 
 def _gradient(
