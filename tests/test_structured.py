@@ -365,6 +365,15 @@ class TestContract:
         assert single(x.float()).dtype == torch.float32
         near(single(x.float()).double(), expected, 1e-4)
 
+    def test_vectors_of_the_type_of_autocast(self, member):
+        x = torch.randn(5, member.shape[1]).bfloat16()
+        single = copy.deepcopy(member).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = StructuredLinear(single)(x)
+        near(y.double(), member(x.double()), 5e-2)
+        y.sum().backward()
+        assert all(p.grad.dtype == torch.float32 for p in single.parameters())
+
     def test_vmap_gives_a_gradient_a_sample(self, member):
         x = torch.randn(3, member.shape[1])
         values = parameters(member)

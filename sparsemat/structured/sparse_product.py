@@ -13,6 +13,7 @@ from torch.func import functional_call, jacrev
 
 from ..pattern import Pattern
 from ..products import choose
+from ..products.casting import autocast
 from .base import StructuredMatrix
 from .patterns import einsum_pattern
 
@@ -78,8 +79,9 @@ class SparseProduct(StructuredMatrix):
 
     def product(self, x: Tensor) -> Tensor:
         """One sparse product a factor, the rightmost first."""
+        *thetas, x = autocast(*self.theta, x)
         columns = x.mT
-        for multiply, theta in reversed(list(zip(self._products, self.theta, strict=True))):
+        for multiply, theta in reversed(list(zip(self._products, thetas, strict=True))):
             columns = multiply(theta, columns)
         return columns.mT
 
