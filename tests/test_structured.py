@@ -71,6 +71,7 @@ UNCOUNTED = {
 NO_PROJECTION = {
     "state space", "state space, legs", "sparse product, mixed radix", "sparse product, irregular"
 }  # fmt: skip
+HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 IRREGULAR = (
     Pattern(
         (6, 5), [0, 0, 1, 2, 3, 4, 5, 5], [0, 3, 1, 2, 2, 4, 0, 1], [0, 1, 2, 2, 3, 4, 5, 5], 6
@@ -364,6 +365,18 @@ class TestContract:
         single = copy.deepcopy(member).float()
         assert single(x.float()).dtype == torch.float32
         near(single(x.float()).double(), expected, 1e-4)
+
+    @HALVES
+    def test_half_precision(self, member, dtype):
+        x = torch.randn(5, member.shape[1])
+        half = copy.deepcopy(member).to(dtype)
+        expected = copy.deepcopy(half).double()(x.to(dtype).double())
+        y = half(x.to(dtype))
+        assert y.dtype == half.matrix().dtype == dtype
+        near(y.double(), expected, 2e-2)
+        near((half.matrix() @ x.T.to(dtype)).double(), expected.T, 2e-2)
+        y.sum().backward()
+        assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in half.parameters())
 
     def test_vectors_of_the_type_of_autocast(self, member):
         x = torch.randn(5, member.shape[1]).bfloat16()

@@ -104,23 +104,29 @@ class DiagonalStateSpace(StructuredMatrix):
             self.log_decay.copy_((-poles.real).log())
             self.frequency.copy_(poles.imag)
 
+    def _poles(self) -> tuple[Tensor, Tensor]:
+        """A and Δ A, in single precision at least: torch has no complex numbers of bfloat16."""
+        wide = torch.promote_types(self.dtype, torch.float32)
+        poles = torch.complex(-self.log_decay.to(wide).exp(), self.frequency.to(wide))
+        return poles, poles * self.log_step.to(wide).exp()
+
     def discrete(self) -> tuple[Tensor, Tensor]:
         r"""$\bar A$ and $C\bar B$, complex of shape ``(N/2,)``."""
-        poles = torch.complex(-self.log_decay.exp(), self.frequency)
-        power = poles * self.log_step.exp()
-        return power.exp(), torch.view_as_complex(self.readout) * torch.expm1(power) / poles
+        poles, power = self._poles()
+        readout = torch.view_as_complex(self.readout.to(power.real.dtype))
+        return power.exp(), readout * torch.expm1(power) / poles
 
     def kernel(self) -> Tensor:
         """K, the first column of the matrix without D: shape ``(L,)``.
 
         Lag ``i s + j`` is power i of the s-th power, times power j: few exponentials, one product.
         """
-        poles = torch.complex(-self.log_decay.exp(), self.frequency) * self.log_step.exp()
+        _, poles = self._poles()
         side = math.isqrt(self.shape[0] - 1) + 1
-        powers = torch.arange(side, dtype=self.dtype, device=self.device)
+        powers = torch.arange(side, dtype=poles.real.dtype, device=self.device)
         near, far = ((poles[:, None] * powers * step).exp() for step in (1, side))
         lags = 2 * ((self.discrete()[1][:, None] * far).mT @ near).real
-        return lags.flatten()[: self.shape[0]]
+        return lags.flatten()[: self.shape[0]].to(self.dtype)
 
     def product(self, x: Tensor) -> Tensor:
         """The causal convolution with the kernel, by padded transforms."""
@@ -137,7 +143,8 @@ class DiagonalStateSpace(StructuredMatrix):
         for t in range(self.shape[0]):
             state = a * state + x[:, t, None]
             outputs.append(2 * (state @ cb).real)
-        return torch.stack(outputs, 1) + self.skip * x
+        y = torch.stack(outputs, 1) + self.skip * x
+        return y.to(torch.promote_types(self.dtype, x.dtype))
 
     def patterns(self) -> tuple[Pattern, ...]:
         """Lower triangular and tied along the diagonals: L numbers that the kernel gives."""

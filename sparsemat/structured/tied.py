@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import numpy as np
 import torch
@@ -212,10 +213,16 @@ def convolve(kernel: Tensor, x: Tensor) -> Tensor:
 
 
 def transforms(*tensors: Tensor) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """The Fourier transform and its inverse: of real numbers, or of complex ones if any are."""
-    if any(tensor.is_complex() for tensor in tensors):
-        return torch.fft.fft, torch.fft.ifft
-    return torch.fft.rfft, torch.fft.irfft
+    """The Fourier transform and its inverse: of real numbers, or of complex ones if any are.
+
+    Numbers of 16 bits, which torch does not transform, are widened and the results rounded once.
+    """
+    kind = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    wide = torch.promote_types(kind, torch.float32)
+    there, back = torch.fft.rfft, torch.fft.irfft
+    if wide.is_complex:
+        there, back = torch.fft.fft, torch.fft.ifft
+    return lambda x, n=None: there(x.to(wide), n), lambda z, n: back(z, n).to(kind)
 
 
 def transform_macs(length: int) -> int:
