@@ -378,6 +378,18 @@ class TestContract:
         y.sum().backward()
         assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in half.parameters())
 
+    @HALVES
+    def test_a_projection_in_half_precision_is_that_in_double(self, kind, member, dtype):
+        if kind in NO_PROJECTION:
+            return
+        target = torch.randn(member.shape).to(dtype)
+        own = copy.deepcopy(member).to(dtype)  # its bases, where it has some
+        found, error, _ = type(member).project(target, **own.structure)
+        expected = type(member).project(target.double(), **member.structure)
+        assert found.dtype == found.to_dense().dtype == dtype
+        near(torch.tensor(error), torch.tensor(expected.error), 2e-2)
+        near(found.to_dense().double(), expected.matrix.to_dense(), 5e-2)
+
     def test_vectors_of_the_type_of_autocast(self, member):
         x = torch.randn(5, member.shape[1]).bfloat16()
         single = copy.deepcopy(member).float()

@@ -199,8 +199,10 @@ class StructuredMatrix(nn.Module):
             warnings.filterwarnings("ignore", "Complex modules", UserWarning)
             member.to(dense)
         with torch.no_grad():
-            member._fit(dense.detach())
-            error = relative_error(member.to_dense(), dense)
+            # torch decomposes no matrices of 16 bits
+            wide = dense.detach().to(torch.promote_types(dense.dtype, torch.float32))
+            member._fit(wide)
+            error = relative_error(member.to_dense().to(wide), wide)
         if not isfinite(error):
             largest = float(dense.abs().max())
             raise ValueError(
