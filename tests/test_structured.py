@@ -332,7 +332,8 @@ class TestContract:
         if kind in NO_PROJECTION:
             return
         target = torch.zeros(member.shape, dtype=dtype)
-        found, error, _ = type(member).project(target, **member.structure)
+        structure = copy.deepcopy(member).to(dtype).structure
+        found, error, _ = type(member).project(target, **structure)
         assert error == 0
         assert torch.equal(found.to_dense().abs(), target)
 

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sparsemat.structured import (
     AdaptedLinear,
     LowRank,
+    StrassenTile,
     StrassenTileLinear,
     StructuredLinear,
     TileBases,
@@ -466,6 +467,18 @@ class TestLayer:
         assert count == 2 * (24 * 4 + 8) + 2 * 24 * 16
         network(torch.randn(4, 8)).sum().backward()
         assert bases.encode.grad.abs().max() > 0
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex128], ids=str)
+    def test_bases_that_others_share_are_not_rounded(self, dtype):
+        bases, x = TileBases.random(24, generator=generator()), torch.randn(4, 8)
+        other, dense = StrassenTileLinear(8, 8, bases), torch.nn.Linear(8, 8).to(dtype)
+        before = other(x)
+        refused = rf"one type, .* got torch\.float64 and {dtype}|real matrix .* got {dtype}"
+        with pytest.raises((ValueError, TypeError), match=refused):
+            StrassenTileLinear.from_linear(dense, bases)
+        with pytest.raises((ValueError, TypeError), match=refused):
+            StrassenTile.project(torch.zeros(32, 32, dtype=dtype), bases=bases)
+        assert torch.equal(other(x), before)
 
     def test_inputs_to_fit_to_must_be_rows_of_its_features_and_not_all_zero(self):
         dense, bases = torch.nn.Linear(16, 12), TileBases.pruned(24, generator=generator())

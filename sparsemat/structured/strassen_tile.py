@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from ..lazy import Chain
 from ..matrix import SparseMatrix
 from ..pattern import Pattern
-from .base import StructuredMatrix, require_plain, require_real
+from .base import Projection, StructuredMatrix, require_plain, require_real
 from .patterns import einsum_pattern
 from .tile_bases import TileBases
 from .tile_fit import fit_to_outputs, fit_to_slabs
@@ -104,9 +104,24 @@ class StrassenTile(StructuredMatrix):
         t = self.bases.tile
         return multiply_adds(t, self.shape[1] // t, self.shape[0] // t, self.bases.rank, t)
 
-    def _fit(self, dense: Tensor) -> None:
-        """The nearest for these bases: one least squares problem a tile."""
+    @classmethod
+    def project(cls, dense: Tensor, *, bases: TileBases) -> Projection:
+        """The nearest matrix for these bases, which are used as they are.
+
+        Args:
+            dense: The matrix, real.
+            bases: Encoder and decoder, of its type.
+
+        Raises:
+            TypeError: The matrix is complex.
+            ValueError: As of every structured matrix, or the bases have another type.
+        """
         require_real(dense)
+        _require_type(bases, dense)
+        return super().project(dense, bases=bases)
+
+    def _fit(self, dense: Tensor) -> None:
+        """One least squares problem a tile."""
         bases = self.bases
         self.weight.copy_(fit_to_slabs(dense, bases.encode.detach(), bases.decode.detach()))
 
@@ -152,15 +167,17 @@ class StrassenTileLinear(nn.Module):
 
         Args:
             linear: The dense layer.
-            bases: Encoder and decoder; they are used as they are.
+            bases: Encoder and decoder, of the layer's type; they are used as they are.
             inputs: What the dense layer sees, shape ``(..., tokens, in_features)``: the squared
                 error of the outputs on these is minimised. None stands for white inputs.
 
         Raises:
             ValueError: t does not divide a size, the inputs have another last axis or are all
-                zero, or the dense layer is none that its weight and bias alone describe.
+                zero, the bases have another type, or the dense layer is none that its weight and
+                bias alone describe.
         """
         require_plain(linear)
+        _require_type(bases, linear.weight)
         layer = cls(linear.in_features, linear.out_features, bases, linear.bias is not None)
         layer.to(linear.weight)
         encode, decode = bases.encode.detach(), bases.decode.detach()
@@ -236,6 +253,19 @@ class StrassenTileLinear(nn.Module):
                 f"{name} must have shape (..., tokens, in_features) with "
                 f"in_features={self.in_features}, got {tuple(x.shape)}"
             )
+
+
+def _require_type(bases: TileBases, like: Tensor) -> None:
+    """Refuse bases that a layer would have to round, since other layers may share them.
+
+    Raises:
+        ValueError: Their type is not that of the dense matrix; both are named.
+    """
+    if bases.encode.dtype != like.dtype:
+        raise ValueError(
+            "bases and the dense matrix must have one type, since other layers may share the "
+            f"bases, got {bases.encode.dtype} and {like.dtype}"
+        )
 
 
 def fill_tiles(x: Tensor, tile: int) -> Tensor:
