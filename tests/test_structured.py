@@ -34,6 +34,7 @@ from sparsemat.structured import (
     bit_reversal,
     butterfly_patterns,
     hamilton,
+    hippo_legs,
     parameter_groups,
     phm,
 )
@@ -463,7 +464,7 @@ REFUSED = {
     ),
     "factors that end early": (lambda: SparseProduct((6, 8), IRREGULAR[:1]), r"=8, got \[5\]"),
     "no factors": (lambda: SparseProduct((6, 8), ()), "got none"),
-    "radix of one": (lambda: butterfly_patterns((2, 1)), r"got \[2, 1\]"),
+    "radix of one": (lambda: butterfly_patterns((2, 1)), r"got \(2, 1\)"),
     "mask that keeps nothing": (lambda: BlockSparse((6, 8), ~MASK & MASK), "with 0 kept"),
     "mask of numbers": (lambda: BlockSparse((6, 8), MASK.float()), "got torch.float32"),
     "circulant that is not square": (lambda: Circulant((5, 6)), r"got \(5, 6\)"),
@@ -480,6 +481,36 @@ REFUSED = {
     "unknown poles": (lambda: DiagonalStateSpace((8, 8), 4, "nice"), "got 'nice'"),
     "tile that does not divide": (lambda: StrassenTile((12, 10), _bases(5, 2)), r"\(12, 10\)"),
     "empty matrix": (lambda: LowRank((0, 8), 1), r"got \(0, 8\)"),
+    "rows that are no integer": (lambda: LowRank((6.7, 8), 1), r"shape .* got \(6\.7, 8\)"),
+    "three sizes": (lambda: LowRank((6, 8, 1), 1), r"shape .* got \(6, 8, 1\)"),
+    "one size": (lambda: Toeplitz(6), "shape must be two positive integers, got 6"),
+    "one size of a circulant": (lambda: Circulant((6,)), r"shape .* got \(6,\)"),
+    "rank that is no integer": (lambda: LowRank((6, 8), 2.5), r"rank .* got 2\.5"),
+    "rank that is a truth value": (lambda: Usv((6, 8), True), "rank .* got True"),
+    "rank of BLAST that is no integer": (lambda: Blast((6, 8), (3, 2), 1.5), r"rank .* got 1\.5"),
+    "grid of three": (lambda: KroneckerSum((6, 8), (3, 2, 1), 1), r"grid .* got \(3, 2, 1\)"),
+    "grid of one": (lambda: Monarch((6, 8), 2), "grid .* got 2"),
+    "grid of no integers": (lambda: Blast((6, 8), (3.0, 2), 1), r"grid .* got \(3\.0, 2\)"),
+    "terms that are no integer": (lambda: KroneckerSum((6, 8), (3, 2), 1.5), r"terms .* 1\.5"),
+    "elements that are no integer": (lambda: Equivariant((6, 9), 3.0), r"elements .* got 3\.0"),
+    "states that are no integer": (lambda: DiagonalStateSpace((8, 8), 4.0), r"states .* 4\.0"),
+    "states of HiPPO that are no integer": (lambda: hippo_legs(2.5), r"states .* got 2\.5"),
+    "radix that is no integer": (lambda: butterfly_patterns((2, 3.0)), r"got \(2, 3\.0\)"),
+    "bits of no integer": (lambda: bit_reversal(8.0), r"got 8\.0"),
+    "mask in lists": (lambda: BlockSparse((6, 8), MASK.tolist()), "mask .* got list"),
+    "empty blocks": (
+        lambda: BlockSparse.largest(torch.ones(6, 8), (2, 0), 1),
+        r"block .* \(2, 0\)",
+    ),
+    "blocks of no integers": (
+        lambda: BlockSparse.largest(torch.ones(6, 8), (2, 2.0), 1),
+        r"block .* got \(2, 2\.0\)",
+    ),
+    "blocks of a vector": (lambda: BlockSparse.largest(torch.ones(6), (2, 2), 1), "two axes"),
+    "kept blocks that are no integer": (
+        lambda: BlockSparse((6, 8), MASK).prune_and_grow(1.5),
+        r"kept .* got 1\.5",
+    ),
 }
 
 
@@ -487,6 +518,27 @@ REFUSED = {
 def test_what_cannot_be_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    "dense, got",
+    [
+        (torch.ones(4, 4, dtype=torch.int64), r"torch\.int64"),
+        (torch.ones(4, 4, dtype=torch.bool), r"torch\.bool"),
+        ([[1.0, 0.0], [0.0, 1.0]], "list"),
+    ],
+    ids=("integers", "truth values", "lists"),
+)
+def test_what_is_no_matrix_has_no_projection(dense, got):
+    with pytest.raises(TypeError, match=f"floating-point or complex numbers, got {got}"):
+        Toeplitz.project(dense)
+
+
+def test_a_product_of_two_is_that_of_their_lazy_matrices():
+    left, right = LowRank((6, 8), 2), Toeplitz((8, 5))
+    with pytest.raises(TypeError, match=r"got Toeplitz; W\.matrix\(\) has products"):
+        left @ right
+    near((left.matrix() @ right.matrix()).to_dense(), left.to_dense() @ right.to_dense())
 
 
 def strided(dense, blocks):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ..arguments import as_tuple
 from ..lazy import Chain
 from ..matrix import SparseMatrix
 from ..pattern import Pattern
@@ -48,9 +49,7 @@ class StructuredMatrix(nn.Module):
 
     def __init__(self, shape: tuple[int, int], **structure: Any) -> None:
         super().__init__()
-        if len(shape) != 2 or min(shape) < 1:
-            raise ValueError(f"shape must be two positive sizes, got {shape}")
-        self.shape = (int(shape[0]), int(shape[1]))
+        self.shape = as_pair("shape", shape)
         self.structure = structure
 
     def extra_repr(self) -> str:
@@ -166,7 +165,17 @@ class StructuredMatrix(nn.Module):
         return self.product(pad(x, (0, 0, 0, 1)))[:0]
 
     def __matmul__(self, x: Tensor) -> Tensor:
-        """``W @ x`` for x of shape ``(columns,)`` or ``(columns, n)``."""
+        """``W @ x`` for x of shape ``(columns,)`` or ``(columns, n)``.
+
+        Raises:
+            TypeError: x is no tensor; :meth:`matrix` has products with matrices.
+            ValueError: x has another shape.
+        """
+        if not torch.is_tensor(x):
+            raise TypeError(
+                f"W @ x takes a tensor, got {type(x).__name__}; W.matrix() has products with "
+                "matrices"
+            )
         if x.ndim not in (1, 2) or x.shape[0] != self.shape[1]:
             raise ValueError(
                 f"x must have shape (columns,) or (columns, n) with columns={self.shape[1]}, "
@@ -187,10 +196,16 @@ class StructuredMatrix(nn.Module):
             structure: The arguments of the class beside the shape.
 
         Raises:
-            TypeError: No projection to this class is known, or none for complex matrices.
+            TypeError: No projection to this class is known, or none for complex matrices; or there
+                is no tensor of floating-point or complex numbers.
             ValueError: The matrix has not two axes, an entry is not finite, or the parameters or
                 the product leave the range of its type.
         """
+        if not torch.is_tensor(dense) or not (dense.is_floating_point() or dense.is_complex()):
+            got = dense.dtype if torch.is_tensor(dense) else type(dense).__name__
+            raise TypeError(
+                f"a matrix must be a tensor of floating-point or complex numbers, got {got}"
+            )
         if dense.ndim != 2:
             raise ValueError(f"a matrix must have two axes, got shape {tuple(dense.shape)}")
         require_finite(dense)
@@ -371,6 +386,21 @@ def require_real(dense: Tensor) -> None:
     """
     if dense.is_complex():
         raise TypeError(f"only a real matrix can be fitted, got {dense.dtype}")
+
+
+def as_pair(name: str, value: tuple[int, int]) -> tuple[int, int]:
+    """Two sizes, one down and one across.
+
+    Raises:
+        ValueError: They are not two positive integers; with what they are.
+    """
+    try:
+        sizes = as_tuple(name, value)
+    except ValueError:
+        sizes = ()
+    if len(sizes) != 2:
+        raise ValueError(f"{name} must be two positive integers, got {value!r}")
+    return sizes
 
 
 def divide(name: str, size: int, parts: int) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..arguments import as_size
 from ..pattern import Pattern
-from .base import StructuredMatrix, core_std, divide, require_real
+from .base import StructuredMatrix, as_pair, core_std, divide, require_real
 from .patterns import einsum_pattern
 
 SWEEPS = 100
@@ -31,11 +32,10 @@ class Blast(StructuredMatrix):
     guarantee = "local"
 
     def __init__(self, shape: tuple[int, int], grid: tuple[int, int], rank: int) -> None:
-        super().__init__(shape, grid=tuple(grid), rank=rank)
+        grid, rank = as_pair("grid", grid), as_size("rank", rank)
+        super().__init__(shape, grid=grid, rank=rank)
         self.block = divide("rows", shape[0], grid[0]), divide("columns", shape[1], grid[1])
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, got {rank}")
-        self.grid, self.rank = tuple(grid), rank
+        self.grid, self.rank = grid, rank
         (b1, b2), (p, q) = self.grid, self.block
         self.left = nn.Parameter(torch.empty(b1, p, rank))
         self.diagonals = nn.Parameter(torch.empty(b1, b2, rank))

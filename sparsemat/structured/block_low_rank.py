@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..pattern import Pattern
-from .base import StructuredMatrix, core_std, divide
+from .base import StructuredMatrix, as_pair, core_std, divide
 from .low_rank import check_rank
 from .patterns import einsum_pattern
 
@@ -29,9 +29,10 @@ class BlockLowRank(StructuredMatrix):
     """
 
     def __init__(self, shape: tuple[int, int], grid: tuple[int, int], rank: int) -> None:
-        super().__init__(shape, grid=tuple(grid), rank=rank)
+        grid = as_pair("grid", grid)
+        super().__init__(shape, grid=grid, rank=rank)
         self.block = divide("rows", shape[0], grid[0]), divide("columns", shape[1], grid[1])
-        self.grid, self.rank = tuple(grid), check_rank(self.block, rank)
+        self.grid, self.rank = grid, check_rank(self.block, rank)
         (a, c), (b, d) = self.grid, self.block
         self.left = nn.Parameter(torch.empty(a, b, c, rank))
         self.right = nn.Parameter(torch.empty(c, rank, a, d))

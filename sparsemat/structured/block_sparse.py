@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import as_size
 from ..pattern import Pattern
-from .base import StructuredMatrix, divide, norms
+from .base import StructuredMatrix, as_pair, divide, norms
 from .patterns import einsum_pattern
 
 
@@ -28,6 +29,8 @@ class BlockSparse(StructuredMatrix):
 
     def __init__(self, shape: tuple[int, int], mask: Tensor) -> None:
         super().__init__(shape, mask=mask)
+        if not torch.is_tensor(mask):
+            raise ValueError(f"mask must be a tensor of booleans, got {type(mask).__name__}")
         if mask.ndim != 2 or mask.dtype != torch.bool or not mask.any():
             raise ValueError(
                 "mask must be booleans with two axes that keep a block, "
@@ -59,10 +62,13 @@ class BlockSparse(StructuredMatrix):
             kept: Number of blocks.
 
         Raises:
-            ValueError: The blocks do not divide the matrix, there are not so many, or an entry is
-                not finite.
+            ValueError: The matrix has not two axes, the blocks do not divide it, there are not so
+                many, or an entry is not finite.
         """
-        rows, cols = dense.shape
+        if dense.ndim != 2:
+            raise ValueError(f"a matrix must have two axes, got shape {tuple(dense.shape)}")
+        (rows, cols), block = dense.shape, as_pair("block", block)
+        kept = as_size("kept", kept, None)
         a, c = rows // block[0], cols // block[1]
         if a * block[0] != rows or c * block[1] != cols or not 1 <= kept <= a * c:
             raise ValueError(
@@ -103,6 +109,7 @@ class BlockSparse(StructuredMatrix):
 
         Source: arXiv 2507.03117 (BLaST).
         """
+        kept, grown = as_size("kept", kept, None), as_size("grown", grown, None)
         every, old = self.grid[0] * self.grid[1], len(self.block_row)
         if not (0 <= grown <= min(kept, every - old) and 1 <= kept <= old + grown):
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from ..arguments import as_size
 from ..pattern import Pattern
 from .base import StructuredMatrix, norms
 from .sparse_product import butterfly_patterns
@@ -58,7 +59,7 @@ class Butterfly(StructuredMatrix):
         """
         matrix, levels = cls((size, size)), []
         for i in range(matrix.levels):
-            low = size >> (i + 1)
+            low = matrix.shape[0] >> (i + 1)
             w = torch.exp(-1j * torch.pi * torch.arange(low) / low)
             small = torch.stack([w**0, w, w**0, -w], -1).view(low, 2, 2)
             levels.append(small.repeat(2**i, 1, 1))
@@ -181,6 +182,7 @@ def bit_reversal(size: int) -> Tensor:
 
 
 def _levels(size: int) -> int:
+    size = as_size("the size", size, None)
     if size < 2 or size & (size - 1):
         raise ValueError(f"the size must be a power of two from 2 on, got {size}")
     return size.bit_length() - 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..arguments import as_size
 from ..pattern import Pattern
-from .base import StructuredMatrix, divide
+from .base import StructuredMatrix, as_pair, divide
 from .patterns import einsum_pattern
 
 
@@ -25,8 +26,9 @@ class KroneckerSum(StructuredMatrix):
     """
 
     def __init__(self, shape: tuple[int, int], grid: tuple[int, int], terms: int) -> None:
-        super().__init__(shape, grid=tuple(grid), terms=terms)
-        self.grid, self.terms = tuple(grid), terms
+        grid, terms = as_pair("grid", grid), as_size("terms", terms, None)
+        super().__init__(shape, grid=grid, terms=terms)
+        self.grid, self.terms = grid, terms
         self.block = divide("rows", shape[0], grid[0]), divide("columns", shape[1], grid[1])
         most = min(grid[0] * grid[1], self.block[0] * self.block[1])
         if not 1 <= terms <= most:

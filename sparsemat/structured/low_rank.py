@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..arguments import as_size
 from ..pattern import Pattern
 from .base import StructuredMatrix, core_std
 from .patterns import einsum_pattern
@@ -160,6 +161,7 @@ def check_rank(shape: tuple[int, int], rank: int) -> int:
     Raises:
         ValueError: It cannot; both are named.
     """
+    rank = as_size("rank", rank, None)
     if not 1 <= rank <= min(shape):
         raise ValueError(f"rank must be between 1 and min(shape)={min(shape)}, got {rank}")
     return rank

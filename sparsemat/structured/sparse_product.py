@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
+from ..arguments import as_tuple
 from ..pattern import Pattern
 from ..products import choose
 from ..products.casting import autocast
@@ -138,8 +139,10 @@ def butterfly_patterns(radices: Sequence[int]) -> tuple[Pattern, ...]:
     Raises:
         ValueError: A radix is below 2, or there is none.
     """
-    if not radices or min(radices) < 2:
-        raise ValueError(f"radices must be numbers from 2 on, got {list(radices)}")
+    try:
+        radices = as_tuple("radices", radices, least=2)
+    except ValueError:
+        raise ValueError(f"radices must be integers from 2 on, got {radices!r}") from None
     total, above, patterns = prod(radices), 1, []
     for radix in radices:
         below = total // (above * radix)

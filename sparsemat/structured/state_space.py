@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..arguments import as_size
 from ..pattern import Pattern
 from .base import StructuredMatrix
 from .tied import convolve, transform_macs
@@ -21,8 +22,11 @@ def hippo_legs(states: int) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         A of shape ``(N, N)`` and B of shape ``(N,)``, $B_n=\sqrt{2n+1}$.
+
+    Raises:
+        ValueError: N is no positive integer.
     """
-    n = np.arange(states)
+    n = np.arange(as_size("states", states))
     b = np.sqrt(2 * n + 1)
     return -np.tril(np.outer(b, b), -1) - np.diag(n + 1.0), b
 
@@ -38,6 +42,7 @@ def diagonal_init(kind: str, states: int) -> Tensor:
     Raises:
         ValueError: There is no such kind, or N is odd.
     """
+    states = as_size("states", states, None)
     if states % 2 or states < 2:
         raise ValueError(f"states must be even and at least 2, got {states}")
     n = np.arange(states // 2)

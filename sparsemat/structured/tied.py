@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..arguments import as_size
 from ..pattern import Pattern
-from .base import StructuredMatrix, widened
+from .base import StructuredMatrix, as_pair, widened
 from .patterns import einsum_pattern
 
 
@@ -59,7 +60,7 @@ class Toeplitz(Tied):
     """
 
     def __init__(self, shape: tuple[int, int]) -> None:
-        super().__init__(shape, sum(shape) - 1)
+        super().__init__(shape, sum(as_pair("shape", shape)) - 1)
 
     def product(self, x: Tensor) -> Tensor:
         """A convolution by the fast Fourier transform."""
@@ -89,9 +90,10 @@ class Circulant(Tied):
     """
 
     def __init__(self, shape: tuple[int, int]) -> None:
-        if shape[0] != shape[1]:
+        rows, cols = as_pair("shape", shape)
+        if rows != cols:
             raise ValueError(f"shape must be square, got {shape}")
-        super().__init__(shape, shape[0])
+        super().__init__(shape, rows)
 
     def product(self, x: Tensor) -> Tensor:
         """Multiplication of the Fourier coefficients."""
@@ -128,6 +130,7 @@ class Equivariant(StructuredMatrix):
     """
 
     def __init__(self, shape: tuple[int, int], elements: int) -> None:
+        elements = as_size("elements", elements, None)
         super().__init__(shape, elements=elements)
         if elements < 2 or shape[0] % elements or shape[1] % elements:
             raise ValueError(

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from ..arguments import as_size
 from .sms import read_sms
 from .tile_fit import alternating_least_squares, best_decode
 from .tile_tensor import matmul_tensor
@@ -35,7 +36,7 @@ class TileBases(nn.Module):
         decode: D, shape ``(t², r)``.
 
     Raises:
-        ValueError: The shapes do not belong together.
+        ValueError: The shapes do not belong together, or the types.
 
     Source: arXiv 2503.12211; chapter "Strassen-Tile".
     """
@@ -46,6 +47,11 @@ class TileBases(nn.Module):
             torch.as_tensor(a, dtype=None if torch.is_tensor(a) else torch.get_default_dtype())
             for a in (encode, encode_weight, decode)
         )
+        kinds = [a.dtype for a in (encode, encode_weight, decode)]
+        if len(set(kinds)) > 1 or not (kinds[0].is_floating_point or kinds[0].is_complex):
+            raise ValueError(f"all three must have one floating-point or complex type, got {kinds}")
+        if encode.ndim != 2:
+            raise ValueError(f"encode must have shape (r, t * t), got {tuple(encode.shape)}")
         rank, size = encode.shape
         if encode_weight.shape != (rank, size) or decode.shape != (size, rank):
             raise ValueError(
@@ -82,8 +88,8 @@ class TileBases(nn.Module):
         Raises:
             ValueError: ``rank`` is not between 1 and t³.
         """
-        rank = tile**3 if rank is None else rank
-        _check_rank(rank, tile**3)
+        tile = as_size("tile", tile)
+        rank = _check_rank(tile**3 if rank is None else rank, tile**3)
         entries = [(k, (k + d) % tile) for d in range(tile) for k in range(tile)]
         triples = [(i, k, j) for k, j in entries for i in range(tile)][:rank]
         i, k, j = torch.tensor(triples).T
@@ -95,8 +101,7 @@ class TileBases(nn.Module):
     @classmethod
     def strassen(cls, levels: int = 1) -> Self:
         """Strassen's seven products, applied to itself: t = 2^levels, r = 7^levels, exact."""
-        if levels < 1:
-            raise ValueError(f"levels must be at least 1, got {levels}")
+        levels = as_size("levels", levels)
         once = cls(STRASSEN_ENCODE, STRASSEN_WEIGHT, STRASSEN_DECODE)
         bases = once
         for _ in range(levels - 1):
@@ -149,13 +154,13 @@ class TileBases(nn.Module):
         Raises:
             ValueError: ``rank`` is not between 1 and 7^levels.
         """
-        _check_rank(rank, 7**levels)
+        rank = _check_rank(rank, 7 ** as_size("levels", levels))
         return cls.strassen(levels).select(torch.randperm(7**levels, generator=generator)[:rank])
 
     @classmethod
     def random(cls, rank: int, tile: int = 4, generator: torch.Generator | None = None) -> Self:
         """Gaussian encoders, the decoder fitted by least squares."""
-        _check_rank(rank, None)
+        rank, tile = _check_rank(rank, None), as_size("tile", tile)
         encode, encode_weight = torch.randn(2, rank, tile * tile, generator=generator)
         return cls(encode, encode_weight, best_decode(encode, encode_weight)).normalized()
 
@@ -241,7 +246,9 @@ class TileBases(nn.Module):
         return (1 - energy.diagonal().sum() / energy.sum()).item()
 
 
-def _check_rank(rank: int, most: int | None) -> None:
+def _check_rank(rank: int, most: int | None) -> int:
+    rank = as_size("rank", rank, None)
     if rank < 1 or (most is not None and rank > most):
         limit = "" if most is None else f" and at most {most}"
         raise ValueError(f"rank must be at least 1{limit}, got {rank}")
+    return rank

@@ -11,6 +11,8 @@ from math import comb
 
 import numpy as np
 
+from ..arguments import as_size
+
 
 def matmul_tensor(tile: int) -> np.ndarray:
     r"""The tensor T of the product of t by t tiles, ``T[x, w, y]`` of shape ``(t²,) * 3``.
@@ -18,6 +20,7 @@ def matmul_tensor(tile: int) -> np.ndarray:
     Entry 1 where entry x of the left tile times entry w of the right tile is a term of entry y:
     ``T[i t + k, k t + j, i t + j] = 1``, else 0. Integers.
     """
+    tile = as_size("tile", tile)
     i, k, j = np.meshgrid(*[np.arange(tile)] * 3, indexing="ij")
     tensor = np.zeros((tile * tile,) * 3, dtype=np.int64)
     tensor[i * tile + k, k * tile + j, i * tile + j] = 1
@@ -61,10 +64,11 @@ def multiply_adds(rows: int, cols: int, outputs: int, rank: int, tile: int) -> i
     With weights stored encoded: $r\,n K M/t^3$ products, $r\,nK$ to encode, $r\,nM$ to decode.
 
     Raises:
-        ValueError: The tile does not divide a size.
+        ValueError: The tile does not divide a size, or a number is no integer or too small.
     """
+    rank, tile = as_size("rank", rank), as_size("tile", tile)
     for name, size in (("rows", rows), ("cols", cols), ("outputs", outputs)):
-        if size % tile:
+        if as_size(name, size, 0) % tile:
             raise ValueError(f"tile must divide {name}, got tile={tile} and {name}={size}")
     products = rank * (rows // tile) * (cols // tile) * (outputs // tile)
     return products + rank * rows * (cols + outputs)
@@ -75,7 +79,7 @@ def flattening_bound(tile: int, rank: int) -> float:
 
     A flattening of T has $t^2$ singular values $\sqrt t$; one of rank r misses all but r of them.
     """
-    return max(0.0, 1 - rank / tile**2)
+    return max(0.0, 1 - as_size("rank", rank, 0) / as_size("tile", tile) ** 2)
 
 
 def koszul_bound(tile: int, rank: int, order: int = 3, seed: int = 0) -> float:
@@ -99,6 +103,7 @@ def koszul_bound(tile: int, rank: int, order: int = 3, seed: int = 0) -> float:
     Raises:
         ValueError: No subspace of 2p+1 dimensions fits.
     """
+    tile, rank, order = as_size("tile", tile), as_size("rank", rank, 0), as_size("order", order, 0)
     size, width = tile * tile, 2 * order + 1
     if width > size:
         raise ValueError(f"2 * order + 1 must be at most tile**2={size}, got order={order}")
