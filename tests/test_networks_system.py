@@ -509,6 +509,41 @@ def test_a_matrix_of_a_run_is_copied_and_not_pickled():
             pickle.dumps(matrix)
 
 
+ZERO, ONE = torch.zeros((), **DOUBLE), torch.ones((), **DOUBLE)
+MET = {  # where pieces meet
+    "relu": F.relu,
+    "abs": torch.abs,
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.1),
+    "prelu": lambda x: F.prelu(x, ONE[None] / 4),
+    "threshold": lambda x: F.threshold(x, 1, 1),
+    "hardtanh": F.hardtanh,
+    "clamp": lambda x: x.clamp(0, 1),
+    "clamp by tensors": lambda x: x.clamp(ZERO, ONE),
+    "clamp_min by a tensor": lambda x: x.clamp_min(ZERO),
+    "clamp_max by a tensor": lambda x: x.clamp_max(ONE),
+    "maximum": lambda x: torch.maximum(x, ONE),
+    "minimum": lambda x: torch.minimum(3 * x, x),
+    "both of one input": lambda x: torch.maximum(x, x) - torch.minimum(x, 2 * x.flip(1)),
+    "maximum along an axis": lambda x: x.max(1).values,
+    "pool": lambda x: F.max_pool1d(x, 2),
+}
+
+
+class Of(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
+@pytest.mark.parametrize("function", MET.values(), ids=MET)
+def test_where_pieces_meet_it_takes_the_slopes_of_torch(function):
+    x = torch.tensor([-1, 0, 0, 1, 1, 2], **DOUBLE)
+    secant, y = sm.secant_map(Of(function), x), function(x[None])[0]
+    expected = torch.func.jacrev(lambda x: function(x[None]).reshape(-1))(x)
+    torch.testing.assert_close(secant.to_dense(), expected)
+    torch.testing.assert_close((secant @ x + secant.offset).reshape(y.shape), y)
+
+
 def test_the_slopes_are_those_of_the_gates_of_the_local_map():
     assert set(GATES) <= set(SLOPES)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .follow import Follow, Form, Tracked
-from .gates import alone, gate_rules
+from .gates import above, alone, gate_rules
 from .operators import Convolution, Diagonal, Fixed, Left, Reduction, Right
 
 
@@ -250,7 +250,7 @@ def _along(place: int) -> Callable:
 def _larger(sign: int) -> Callable:
     def rule(run: Follow, args: tuple, kwargs: dict[str, Any], out: torch.Tensor) -> Form:
         a, b = args[:2]
-        first = (sign * (_value(a) - _value(b)) >= 0).expand(out.shape).to(out)
+        first = above(*[_value(x) for x in (a, b)][::sign]).expand(out.shape).to(out)
         return _sum(out, [(a, first), (b, 1 - first)], "selection")
 
     return rule

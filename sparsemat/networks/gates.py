@@ -11,7 +11,7 @@ from .follow import GATE, Follow, Form, Tracked
 from .operators import Diagonal
 
 Slope = Callable[..., torch.Tensor]
-# the derivatives of piecewise linear gates, where they are on a kink that of the left piece
+# the derivatives of piecewise linear gates, where they are on a kink those of torch
 SLOPES: dict[str, Slope] = {
     "relu": lambda x: (x > 0).to(x),
     "abs": lambda x: x.sign(),
@@ -31,12 +31,17 @@ asinh atan tan pow softshrink hardshrink
 
 
 def _inside(x: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
-    inside = torch.ones_like(x, dtype=torch.bool)
+    inside = torch.ones_like(x)
     if low is not None:
-        inside = inside & (x > low)
+        inside = inside * (above(x, low) if torch.is_tensor(low) else x > low)
     if high is not None:
-        inside = inside & (x < high)
+        inside = inside * (above(high, x) if torch.is_tensor(high) else x < high)
     return inside.to(x)
+
+
+def above(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """One where a is larger than b, half where they are equal, as torch has it, else zero."""
+    return ((a > b).double() + (a >= b)) / 2
 
 
 def _gate(slope: Slope, function: Any) -> Callable:
