@@ -13,6 +13,7 @@ from math import prod
 import numpy as np
 import torch
 
+from .arguments import as_size, as_tuple
 from .patterns.simple import one_hot_pattern
 
 
@@ -46,14 +47,16 @@ def vector_to_image(vector: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         The image, of shape ``size``.
 
     Raises:
-        ValueError: ``size`` has another length, or the vector another number of entries.
+        ValueError: ``size`` has another length or other entries than integers from 0 on, or the
+            vector another number of entries.
     """
+    size = as_tuple("size", size, least=0)
     if len(size) not in (2, 3):
-        raise ValueError(f"size must be (H, W) or (C, H, W), got {tuple(size)}")
+        raise ValueError(f"size must be (H, W) or (C, H, W), got {size}")
     _check_rank("vector", vector, 1)
     if len(vector) != prod(size):
         raise ValueError(f"vector must have prod(size)={prod(size)} entries, got {len(vector)}")
-    return vector.reshape(tuple(size))
+    return vector.reshape(size)
 
 
 def series_to_matrix(*series: torch.Tensor) -> torch.Tensor:
@@ -120,6 +123,7 @@ def vector_to_matrix(vector: torch.Tensor, features: int) -> torch.Tensor:
         ValueError: ``vector`` has another rank, or ``features`` does not divide its length.
     """
     _check_rank("vector", vector, 1)
+    features = as_size("features", features, None)
     if features < 1 or len(vector) % features:
         raise ValueError(
             f"features must divide the length of the vector, got features={features} "
@@ -194,8 +198,9 @@ def commutation_order(rows: int, cols: int) -> np.ndarray:
         ``X.reshape(-1)[order]`` equals ``X.T.reshape(-1)``. The inverse has the sizes exchanged.
 
     Raises:
-        ValueError: A size is negative.
+        ValueError: A size is negative or no integer.
     """
+    rows, cols = as_size("rows", rows, None), as_size("cols", cols, None)
     if min(rows, cols) < 0:
         raise ValueError(f"rows and cols must be at least 0, got {rows} and {cols}")
     return np.arange(rows * cols).reshape(rows, cols).T.reshape(-1)
@@ -215,10 +220,12 @@ def channels_last_order(channels: int, size: Sequence[int]) -> np.ndarray:
         ``commutation_order(prod(size), channels)``.
 
     Raises:
-        ValueError: A size is negative.
+        ValueError: A size is negative or no integer.
     """
+    channels = as_size("channels", channels, None)
+    size = tuple(as_size("size", n, None, "integers") for n in size)
     if min((channels, *size)) < 0:
-        raise ValueError(f"channels and size must be at least 0, got {channels} and {tuple(size)}")
+        raise ValueError(f"channels and size must be at least 0, got {channels} and {size}")
     return commutation_order(channels, prod(size))
 
 

@@ -172,6 +172,31 @@ ERRORS = {
         lambda: sm.channels_last_order(3, [-2, -2]),
         r"channels and size must be at least 0, got 3 and \(-2, -2\)",
     ),
+    "image of negative sizes": (
+        lambda: sm.vector_to_image(numbers(6), (-2, -3)),
+        "size must be integers of at least 0, got -2",
+    ),
+    "image of no integers": (
+        lambda: sm.vector_to_image(numbers(6), (2.0, 3)),
+        r"size must be integers of at least 0, got 2\.0",
+    ),
+    "image of one size": (lambda: sm.vector_to_image(numbers(6), 6), r"\(C, H, W\), got \(6,\)"),
+    "features that are no integer": (
+        lambda: sm.vector_to_matrix(numbers(6), 2.0),
+        r"features must be an integer, got 2\.0",
+    ),
+    "features that are a truth value": (
+        lambda: sm.vector_to_matrix(numbers(6), True),
+        "features must be an integer, got True",
+    ),
+    "rows that are no integer": (
+        lambda: sm.commutation_order(2.5, 2),
+        r"rows must be an integer, got 2\.5",
+    ),
+    "size of no integers": (
+        lambda: sm.channels_last_order(3, [2.0, 2]),
+        r"size must be integers, got 2\.0",
+    ),
     "order that repeats": (lambda: sm.permutation_pattern([0, 0]), "permutation of 0..1"),
 }
 
