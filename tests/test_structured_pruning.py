@@ -57,6 +57,54 @@ def test_moving_blocks_keeps_what_survives(kept, grown):
             assert torch.equal(value, torch.zeros(2, 3) if k in fresh else old[k])
 
 
+OPTIMIZERS = {
+    "Adam": torch.optim.Adam,
+    "AMSGrad": lambda p, lr: torch.optim.Adam(p, lr, amsgrad=True),
+    "momentum": lambda p, lr: torch.optim.SGD(p, lr, 0.9),
+    "Adafactor": torch.optim.Adafactor,  # a number a row and a column of every block
+}
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("shape", [(6, 12), (3, 4)], ids=str)
+def test_all_state_of_an_optimizer_moves_along(make, shape):
+    matrix = BlockSparse(shape, trained()[0].structure["mask"])
+    optimizer = make(matrix.parameters(), lr=0.1)
+
+    def step():
+        optimizer.zero_grad()
+        (matrix.to_dense() - torch.arange(shape[1])).square().sum().backward()
+        optimizer.step()
+
+    step()
+    held = optimizer.state[matrix.blocks]
+    before = {k: by_place(matrix, v) for k, v in held.items() if v.ndim}
+    new = matrix.prune_and_grow(4, 2, scores=torch.randn(shape), optimizer=optimizer).tolist()
+    assert before
+    for name, old in before.items():
+        for k, (place, value) in enumerate(by_place(matrix, held[name]).items()):
+            assert torch.equal(value, torch.zeros_like(value) if k in new else old[place])
+    step()
+    assert matrix.blocks.isfinite().all()
+
+
+def test_state_that_is_not_held_by_block_is_refused():
+    matrix, _ = trained()
+    optimizer = torch.optim.LBFGS(matrix.parameters(), max_iter=2)
+
+    def loss():
+        optimizer.zero_grad()
+        value = (matrix.to_dense() - 1).square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    before = matrix.to_dense()
+    with pytest.raises(ValueError, match=r"block by block, got d of shape \(30,\) for 5 blocks"):
+        matrix.prune_and_grow(4, optimizer=optimizer)
+    assert torch.equal(matrix.to_dense(), before)
+
+
 def test_moved_blocks_are_the_matrix_they_say_and_train():
     matrix, optimizer = trained()
     matrix.factors()

@@ -105,7 +105,8 @@ class BlockSparse(StructuredMatrix):
 
         Raises:
             ValueError: ``scores`` are missing or of another shape, there are not so many blocks to
-                keep or to grow, or an entry of a block or a score is not finite.
+                keep or to grow, an entry of a block or a score is not finite, or the optimizer has
+                state that is not held block by block, as that of LBFGS.
 
         Source: arXiv 2507.03117 (BLaST).
         """
@@ -126,16 +127,23 @@ class BlockSparse(StructuredMatrix):
             new = sizes.topk(grown).indices
         places, order = torch.cat([place[survivors], new]).sort()
         source = torch.cat([survivors, torch.full_like(new, -1)])[order]
-        fresh = (source < 0)[:, None, None]
+        fresh = (source < 0).nonzero()[:, 0]
         moving = {} if optimizer is None else optimizer.state.get(self.blocks, {})
-        for name, state in moving.items():
-            if torch.is_tensor(state) and state.shape == self.blocks.shape:
-                moving[name] = state[source].masked_fill(fresh, 0)
-        self.blocks.data = self.blocks[source].masked_fill(fresh, 0)
+        held = {k: v for k, v in moving.items() if torch.is_tensor(v) and v.shape not in ((), (1,))}
+        for name, state in held.items():
+            if len(state) != old:
+                raise ValueError(
+                    f"the optimizer must hold its state block by block, got {name} of shape "
+                    f"{tuple(state.shape)} for {old} blocks"
+                )
+        for name, state in (held | {"": self.blocks.data}).items():
+            held[name] = state[source].index_fill(0, fresh, 0)
+        self.blocks.data = held.pop("")
+        moving |= held
         self.blocks.grad = None
         self.block_row, self.block_col = places // self.grid[1], places % self.grid[1]
         self._moved()
-        return (source < 0).nonzero()[:, 0]
+        return fresh
 
     def _moved(self) -> None:
         """Forget what was derived from where the blocks stood."""
