@@ -541,17 +541,42 @@ WITH_BUFFERS = {
 }
 
 
+@pytest.mark.parametrize("kind", [sm.local_map, sm.jacobian])
 @pytest.mark.parametrize("make, refused", WITH_BUFFERS.values(), ids=WITH_BUFFERS)
-def test_a_network_in_training_mode_stays_as_it_is(make, refused):
+def test_a_network_in_training_mode_stays_as_it_is(make, refused, kind):
     module, x = nn.Sequential(make()), torch.randn(3, 5)
-    before, state = deepcopy(module.state_dict()), torch.get_rng_state()
-    if refused:
+    held, before = dict(module.named_buffers()), deepcopy(module.state_dict())
+    state = torch.get_rng_state()
+    if refused and kind is sm.local_map:
         with pytest.raises(TypeError, match=r"^0: "):
-            sm.local_map(module, x)
+            kind(module, x)
     else:
-        sm.local_map(module, x)
+        found = kind(module, x)
+        torch.testing.assert_close(found.to_dense(), found.T.to_dense().T)
     assert torch.equal(state, torch.get_rng_state())
     torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
+    assert all(buffer is held[name] for name, buffer in module.named_buffers())
+
+
+class Plain(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+
+
+WRAPPED = {
+    "traced": lambda module, x: torch.jit.trace(module, x[None]),
+    "on several devices": lambda module, x: nn.DataParallel(module),
+    "compiled": lambda module, x: torch.compile(module, backend="eager"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning")
+@pytest.mark.parametrize("kind", [sm.local_map, sm.jacobian, sm.secant_map])
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_a_network_in_a_wrapper_is_the_network(wrap, kind):
+    module, x = made(Plain, (4,))
+    found = kind(wrap(module, x), x)
+    torch.testing.assert_close(found.to_dense(), kind(module, x).to_dense())
 
 
 KINDS = {

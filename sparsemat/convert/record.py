@@ -196,7 +196,8 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for part, own in kept:
-            part._buffers.update(own)
+            if not isinstance(part, torch.jit.ScriptModule):  # which keeps its own
+                part._buffers.update(own)
         with torch.no_grad():
             for buffer, value in values.values():
                 # autograd's graphs outlive a run that wrote nothing; meta tensors have no values

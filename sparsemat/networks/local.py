@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +11,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .fixed import OneSlope
 from .inputs import flat, is_floating
-from .paths import Unhooked, require_gradients, require_values, running, same_draws
+from .paths import (
+    Unhooked,
+    own_buffers,
+    require_gradients,
+    require_values,
+    running,
+    same_draws,
+)
 from .piecewise import Gate, Watch
 from .real import ByColumns
 from .region import Region, region
@@ -166,8 +172,8 @@ def local_map(model: nn.Module, *inputs: torch.Tensor) -> LocalMap:
     drawing = same_draws()
     with torch.enable_grad():
         watch = Watch(x.requires_grad_(), model)
-        with watch.watching(), drawing():
-            output = _called(model, arguments(x))
+        with watch.watching(), drawing(), own_buffers(model):
+            output = model(*arguments(x))
             watch.check(output)
         return LocalMap(x, _output(output), tuple(watch.gates), watch.walls)
 
@@ -198,8 +204,8 @@ def jacobian(model: nn.Module, *inputs: torch.Tensor) -> Jacobian:
     drawing = same_draws()
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        with drawing(), OneSlope():
-            return _output(_called(model, arguments(x)))
+        with drawing(), own_buffers(model), OneSlope():
+            return _output(model(*arguments(x)))
 
     require_values(model)
     require_gradients(model)
@@ -208,12 +214,6 @@ def jacobian(model: nn.Module, *inputs: torch.Tensor) -> Jacobian:
         with running(model), Unhooked():
             output = run(x.requires_grad_())
         return Jacobian(x, output, run)
-
-
-def _called(model: nn.Module, arguments: Sequence[Any]) -> Any:
-    """What the network returns, its buffers kept from it."""
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    return torch.func.functional_call(model, buffers, tuple(arguments))
 
 
 def _gradient(

@@ -104,6 +104,24 @@ class Unhooked(TorchFunctionMode):
         return function(*args, **kwargs or {})
 
 
+@contextmanager
+def own_buffers(model: nn.Module) -> Iterator[None]:
+    """The network on copies of its buffers, so that what it writes there is not kept.
+
+    Compiled scripts, which let nobody exchange theirs, write to their own.
+    """
+    parts = (part for part in model.modules() if not isinstance(part, torch.jit.ScriptModule))
+    kept = [(part, dict(part._buffers)) for part in parts]
+    copies = {id(b): b.clone() for _, own in kept for b in own.values() if b is not None}
+    try:
+        for part, own in kept:
+            part._buffers.update({name: copies.get(id(b)) for name, b in own.items()})
+        yield
+    finally:
+        for part, own in kept:
+            part._buffers.update(own)
+
+
 def same_draws() -> Callable[[], AbstractContextManager[None]]:
     """What to run a network in so that it draws now's random numbers, each time anew.
 
