@@ -215,10 +215,12 @@ class Pattern:
             ValueError: The shapes differ.
         """
         self._check_shape(other)
-        mine = self.distinct()
-        cell = mine.row * self.shape[1] + mine.col
-        kept = np.isin(cell, other.row * self.shape[1] + other.col)
-        row, col = mine.row[kept], mine.col[kept]
+        mine, theirs = self.distinct(), other.distinct()
+        row, col = np.append(mine.row, theirs.row), np.append(mine.col, theirs.col)
+        # each names a cell once; a number of the cell could overflow
+        either, cell = Pattern(self.shape, row, col, np.arange(len(row)), len(row)).cells()
+        kept = np.bincount(cell, minlength=either.nnz) == 2
+        row, col = either.row[kept], either.col[kept]
         return Pattern(self.shape, row, col, np.arange(len(row)), len(row))
 
     def _check_shape(self, other: Pattern) -> None:

@@ -118,6 +118,13 @@ def test_union_and_intersection_are_those_of_sets(rows, cols, seed):
         assert joined.equals(joined.distinct())
 
 
+def test_cells_of_more_than_64_bits_are_told_apart():
+    """Numbered row by row, the two would have one number modulo 2**64."""
+    first, second = (Pattern((2**32, 2**33), [row], [0], [0], 1) for row in (0, 2**31))
+    assert (first & second).nnz == 0 and (first | second).nnz == 2
+    assert (second & second).row.tolist() == [2**31]
+
+
 @pytest.mark.parametrize("operation", [Pattern.__or__, Pattern.__and__])
 def test_other_shapes_are_not_joined(operation):
     with pytest.raises(ValueError, match=r"\(3, 3\) and \(4, 4\)"):
