@@ -171,6 +171,13 @@ def test_norms_in_a_network_become_layers_and_train():
     assert copy[1].matrix(torch.ones(1, 6)).dtype == torch.float32
 
 
+def test_numbers_may_be_complex_where_torch_takes_them():
+    module = nn.RMSNorm(4, elementwise_affine=False)
+    x = torch.randn(3, 4, dtype=torch.complex128)
+    matrix = sm.RMSNorm(4, elementwise_affine=False).matrix(x)
+    assert_near((matrix @ x.reshape(-1)).view_as(x), module(x))
+
+
 class Wider(nn.LayerNorm):
     def forward(self, x):
         return super().forward(x.float()).to(x.dtype)
@@ -197,6 +204,18 @@ BAD = {
     "size must be an integer of at least 1, got 0": (ValueError, lambda: norm_pattern(1, 0)),
     "groups must be an integer of at least 1, got 0": (ValueError, lambda: mean_pattern(0, 1)),
     "centred must be True or False, got 1": (ValueError, lambda: norm_pattern(1, 1, centred=1)),
+    "x must be floating-point, as the layer takes it, got torch.int64": (
+        ValueError,
+        lambda: sm.LayerNorm(2, elementwise_affine=False).matrix(torch.tensor([1, 2])),
+    ),
+    "x must be floating-point, as the layer takes it, got torch.complex64": (
+        ValueError,
+        lambda: sm.GroupNorm(1, 2, affine=False).matrix(torch.ones(2, dtype=torch.complex64)),
+    ),
+    "x must be floating-point or complex, as the layer takes it, got torch.int32": (
+        ValueError,
+        lambda: sm.RMSNorm(2, elementwise_affine=False).matrix(torch.ones(2, dtype=torch.int32)),
+    ),
     r"LayerNorm is not a matrix; .*matrix\(x\)": (
         TypeError,
         lambda: sm.to_matrix(sm.LayerNorm(2), (2,)),

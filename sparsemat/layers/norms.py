@@ -52,6 +52,9 @@ class _Norm(MatrixLayer):
             ValueError: It has another shape or type than the layer takes.
         """
         require_tensor(x)
+        if not (x.is_floating_point() or (x.is_complex() and not self.centred)):
+            kinds = "floating-point" if self.centred else "floating-point or complex"
+            raise ValueError(f"x must be {kinds}, as the layer takes it, got {x.dtype}")
         if self.weight is not None:
             require_type(x, self.weight)
         groups = self._groups(tuple(x.shape))
