@@ -146,7 +146,10 @@ class Matrix:
         return self._multiply(torch.eye(cols, dtype=self.dtype, device=self.device))
 
     def linear_operator(self) -> scipy.sparse.linalg.LinearOperator:
-        """A ``scipy.sparse.linalg.LinearOperator`` on the CPU, for ``svds``, ``eigs`` or ``cg``."""
+        """A ``scipy.sparse.linalg.LinearOperator`` on the CPU, for ``svds``, ``eigs`` or ``cg``.
+
+        SciPy has no types of 16 bits: what they give becomes float32.
+        """
         from scipy.sparse.linalg import LinearOperator
 
         here = {"dtype": self.dtype, "device": self.device}
@@ -159,7 +162,7 @@ class Matrix:
                         y = torch.complex(*(matrix @ part.to(**here) for part in (x.real, x.imag)))
                     else:
                         y = matrix @ x.to(**here)
-                    return y.cpu().resolve_conj().numpy()
+                    return as_array(y)
 
             return multiply
 
@@ -170,7 +173,7 @@ class Matrix:
             rmatvec=backward,
             matmat=forward,
             rmatmat=backward,
-            dtype=torch.empty(0, dtype=self.dtype).numpy().dtype,
+            dtype=as_array(torch.empty(0, dtype=self.dtype)).dtype,
         )
 
 

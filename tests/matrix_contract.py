@@ -203,6 +203,15 @@ class MatrixContract:
             truth = np.linalg.svd(expected, compute_uv=False)[0]
             np.testing.assert_allclose(largest[0], truth, rtol=1e-8)
 
+    def test_scipy_has_float32_for_16_bits(self, case):
+        leaves = drawn(case)
+        operator = case.build(*leaves).to(torch.bfloat16).linear_operator()
+        expected = case.dense(*leaves).numpy()
+        y = operator @ np.ones(expected.shape[1])
+        assert operator.dtype == y.dtype == np.float32
+        atol = 4e-2 * np.abs(expected).sum(1).max(initial=0)
+        np.testing.assert_allclose(y, expected.sum(1), rtol=0, atol=atol)
+
     def test_copies_and_files_are_of_then(self, case):
         leaves = drawn(case, grad=True)
         matrix, dense = case.build(*leaves), case.dense(*leaves).detach()

@@ -162,6 +162,20 @@ def test_a_layer_that_is_saved_or_copied_is_itself(native, kind, options, copied
     assert torch.equal(layer(x)[0], y[0]) and not other(x)[0].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", [sm.LSTM, sm.GRU])
+def test_a_system_is_solved_in_its_type(kind, dtype):
+    torch.manual_seed(0)
+    layer, x = kind(3, 4, dtype=dtype), torch.randn(5, 3).to(dtype)
+    system = layer.system(x)
+    z = system.solve(x)
+    assert z.dtype == dtype
+    states = z[torch.from_numpy(system.parts["h"])].view(5, -1)
+    expected = deepcopy(layer).double()(x.double())[0]
+    atol = 20 * torch.finfo(dtype).eps
+    torch.testing.assert_close(states.double(), expected.detach(), rtol=0, atol=atol)
+
+
 def test_the_gate_of_zero_is_one():
     layer = sm.LSTM(2, 3, dtype=torch.float64)
     for parameter in layer.parameters():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import linear
 
+from ..algebra import as_array
 from ..matrix import SparseMatrix
 from ..patterns.gated import GatedPattern, gru_pattern, lstm_pattern
 from ..products.indices import constant
@@ -31,14 +32,18 @@ class GatedSystem:
     parts: dict[str, np.ndarray]
 
     def solve(self, x: torch.Tensor) -> torch.Tensor:
-        """Give z at an input ``(T, d)`` by one triangular solve on the CPU, without gradients."""
+        """Give z at an input ``(T, d)`` by one triangular solve on the CPU, without gradients.
+
+        SciPy solves in float64; z has the type of the system.
+        """
         import scipy.sparse
         from scipy.sparse.linalg import spsolve_triangular
 
         with torch.no_grad():
-            right = (self.E @ x.reshape(-1) + self.c).cpu().numpy()
+            right = as_array(self.E @ x.reshape(-1) + self.c)
             left = scipy.sparse.identity(len(right), format="csr") - self.M.to_scipy()
-        return torch.from_numpy(spsolve_triangular(left.tocsr(), right, unit_diagonal=True))
+        z = spsolve_triangular(left.tocsr(), right, unit_diagonal=True)
+        return torch.from_numpy(z).to(self.c.dtype)
 
 
 class Weights(NamedTuple):
