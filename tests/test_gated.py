@@ -176,6 +176,17 @@ def test_a_system_is_solved_in_its_type(kind, dtype):
     torch.testing.assert_close(states.double(), expected.detach(), rtol=0, atol=atol)
 
 
+@each_kind
+@pytest.mark.parametrize("batch_first", [False, True], ids=["steps first", "batch first"])
+def test_an_empty_batch_gives_an_empty_batch(native, kind, options, batch_first):
+    options = options | {"batch_first": batch_first, "bidirectional": True}
+    x = torch.randn((0, 5, 3) if batch_first else (5, 0, 3))
+    for actual, expected in zip(
+        flat(kind(3, 4, **options)(x)), flat(native(3, 4, **options)(x)), strict=True
+    ):
+        assert actual.shape == expected.shape
+
+
 def test_the_gate_of_zero_is_one():
     layer = sm.LSTM(2, 3, dtype=torch.float64)
     for parameter in layer.parameters():
@@ -208,6 +219,7 @@ def test_a_network_of_gated_layers_is_converted():
 
 BAD = {
     "end in 3 features": lambda layer: layer(torch.ones(2, 5, 4)),
+    "at least one step .*, got .0, 2, 3.": lambda layer: layer(torch.ones(0, 2, 3)),
     "hx must have shapes": lambda layer: layer(torch.ones(2, 5, 3), torch.ones(1, 2, 5)),
     "parameters' type torch.float32": lambda layer: layer(torch.ones(2, 5, 3).double()),
     "reverse needs a bidirectional": lambda layer: layer.system(torch.ones(5, 3), reverse=True),

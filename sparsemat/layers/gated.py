@@ -41,7 +41,8 @@ class _Recurrence(MatrixLayer):
             ValueError: A shape or type does not fit.
         """
         require_tensor(x)
-        if x.ndim not in (2, 3) or x.shape[-1] != self.input_size or 0 in x.shape[:-1]:
+        axis = 1 if x.ndim == 3 and self.batch_first else 0
+        if x.ndim not in (2, 3) or x.shape[-1] != self.input_size or x.shape[axis] == 0:
             raise ValueError(
                 f"x must have 2 or 3 axes, at least one step and end in {self.input_size} "
                 f"features, got {tuple(x.shape)}"
