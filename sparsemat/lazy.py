@@ -274,7 +274,7 @@ class Kronecker(_Composite):
         for axis, part in enumerate(self.parts):
             x = x.movedim(axis, 0)
             rest = x.shape[1:]
-            x = part._multiply(x.reshape(part.shape[1], -1)).view(part.shape[0], *rest)
+            x = part._multiply(x.reshape(part.shape[1], rest.numel())).view(part.shape[0], *rest)
             x = x.movedim(0, axis)
         return x.reshape(self.shape[0], n)
 

@@ -61,7 +61,7 @@ def _absorbed(monomial: SparseMatrix, matrix: SparseMatrix) -> SparseMatrix:
     kind = None
     if monomial.num_parameters == 1:
         kind = np.zeros(pattern.num_parameters, dtype=np.int64)
-    elif not (weight_of_row < 0).any():
+    elif monomial.nnz and not (weight_of_row < 0).any():
         kind = _one_weight_each(pattern, weight_of_row)
     if kind is None:  # a parameter meets several weights: one for each
         kept = weight_of_row[pattern.row] >= 0

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from contract import assert_near
 from matrix_contract import MatrixCase, MatrixContract
 
 import sparsemat as sm
@@ -131,6 +132,26 @@ class TestKronecker(MatrixContract):
             lambda a, b, c: torch.kron(torch.kron(a, b), c),
         ),
     }
+
+
+EMPTY = {
+    "columns first": ((2, 0), (4, 3)),
+    "columns last": ((4, 3), (2, 0)),
+    "rows first": ((0, 2), (4, 3)),
+    "rows last": ((4, 3), (0, 2)),
+}
+
+
+@pytest.mark.parametrize("shapes", EMPTY.values(), ids=EMPTY)
+@pytest.mark.parametrize("n", [0, 5])
+def test_a_factor_may_have_no_rows_or_columns(shapes, n):
+    sides = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    matrix = Kronecker(*(sm.dense_pattern(*side.shape).fill(side) for side in sides))
+    dense = torch.kron(*sides)
+    assert torch.equal(matrix.to_dense(), dense)
+    x, y = (torch.ones(size, n, dtype=torch.float64) for size in (dense.shape[1], dense.shape[0]))
+    assert_near(matrix @ x, dense @ x)
+    assert_near(matrix.T @ y, dense.T @ y)
 
 
 REFUSED = {
