@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsemat import Pattern, SparseMatrix
@@ -80,6 +81,14 @@ class LayerContract:
         case = build(torch.float64)
         x = self.inputs(case, number=2)
         assert case.layer(x[:0]).shape == (0, *case.reference(x).shape[1:])
+
+    def test_an_empty_batch_may_be_traced(self, build):
+        case = build(torch.float32)
+        case.layer.prepare()
+        x = self.inputs(case, torch.float32, number=2)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            shape = case.layer(torch.empty(0, *x.shape[1:])).shape
+        assert shape == (0, *case.reference(x).shape[1:])
 
     def test_the_layout_of_the_input_does_not_matter(self, build):
         case = build(torch.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ class AverageLayer(MatrixLayer):
         as_dtype(images.dtype)
         n, channels = images.shape[:2]
         if is_traced(images):  # the product for one channel is at hand
-            y = self._times(1, images.reshape(n * channels, -1))
+            y = self._times(1, images.reshape(n * channels, prod(self.input_size)))
             y = y.reshape(n, channels, *self._outputs())
         else:
             y = self._times(channels, images.flatten(1))

@@ -27,13 +27,14 @@ def gathered(
     if kind != ADJOINT:
         x = _with_zero_row(right).index_select(0, read).view(groups, slots, positions * n)
     if kind == APPLY:
-        y = torch.bmm(_matrices(left, params, groups, outputs, slots), x).reshape(-1, n)
+        y = torch.bmm(_matrices(left, params, groups, outputs, slots), x)
+        y = y.reshape(groups * outputs * positions, n)
         return _with_zero_row(y).index_select(0, wrote)
     side = right if kind == ADJOINT else left
     g = side.index_select(0, product.table("written", at)).view(groups, outputs, positions * n)
     if kind == ADJOINT:
         weights = _matrices(left, params, groups, outputs, slots)
-        x = torch.bmm(weights.mT, g).reshape(-1, n)
+        x = torch.bmm(weights.mT, g).reshape(groups * slots * positions, n)
         return _summed(x, read, cols + 1)[:cols]
     theta = torch.bmm(g, x.mT).reshape(-1)
     return _summed(theta, params, product.num_parameters + 1)[: product.num_parameters]
