@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 from contract import Case, LayerContract, assert_near
 from hypothesis import assume
 from hypothesis import strategies as st
+from torch import nn
 
 
 def pair(matrix, native, arguments, options, dtype, tied=True):
@@ -57,6 +59,12 @@ class TiedContract(LayerContract):
         assert untied.weight.shape == (untied.pattern.nnz,)
         assert not untied.tied and case.layer.tied
         assert_near(untied.matrix().to_dense(), case.layer.matrix().to_dense())
+
+    def test_a_computed_weight_is_not_untied(self, build):
+        case = build(torch.float64)
+        nn.utils.parametrizations.weight_norm(case.layer)
+        with pytest.raises(ValueError, match="to untie must own its weight, got one that a param"):
+            case.layer.untie()
 
 
 class UntiedContract(LayerContract):
@@ -110,6 +118,9 @@ class UntiedContract(LayerContract):
         torch.manual_seed(0)
         layer.reset_parameters()
         assert all(torch.equal(value, start[name]) for name, value in layer.state_dict().items())
+        nn.utils.parametrizations.weight_norm(layer, dim=None)
+        with pytest.raises(ValueError, match="must own its weight, got one that a parametrization"):
+            layer.reset_parameters()
 
 
 def drawn_channels(draw, most_groups):

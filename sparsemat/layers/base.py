@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..arguments import as_flag, as_size
 from ..products.casting import is_on
@@ -104,6 +105,19 @@ def require_type(x: torch.Tensor, weight: torch.Tensor, name: str = "x") -> None
     cast = all(side.is_floating_point() and side.dtype != torch.float64 for side in (x, weight))
     if not (cast and is_on(x.device.type)):
         raise ValueError(f"{name} must have the parameters' type {weight.dtype}, got {x.dtype}")
+
+
+def require_own_weight(layer: nn.Module, what: str) -> None:
+    """Refuse a weight whose source would not follow when the layer gets another one.
+
+    Raises:
+        ValueError: A parametrization or a hook computes the weight; ``what`` says what it is for.
+    """
+    if "weight" not in layer._parameters:
+        raise ValueError(
+            f"a layer {what} must own its weight, got one that a parametrization or a hook "
+            "computes: its source would stay as it is"
+        )
 
 
 def check_sizes(**sizes: int) -> None:

@@ -15,7 +15,7 @@ from ..products import Product, choose
 from ..products.casting import autocast
 from ..products.indices import constant
 from ..rules import Affine, taking_over
-from .base import MatrixLayer, added, as_images, require_type
+from .base import MatrixLayer, added, as_images, require_own_weight, require_type
 
 
 class KernelLayer(MatrixLayer):
@@ -56,6 +56,8 @@ class KernelLayer(MatrixLayer):
 
     def untie(self) -> Self:
         """A layer with the same matrix and a parameter of its own for every entry."""
+        if self.tied:
+            require_own_weight(self, "to untie")
         layer = deepcopy(self)
         if layer.tied:
             layer._untie()
@@ -66,6 +68,7 @@ class KernelLayer(MatrixLayer):
         if self.tied:
             super().reset_parameters()
             return
+        require_own_weight(self, "to reset that is not tied")
         untied = self.weight
         self.weight = nn.Parameter(untied.new_empty(self._kernel_shape()))
         super().reset_parameters()
@@ -126,6 +129,7 @@ class KernelLayer(MatrixLayer):
         return weight.detach().reshape(-1)[index]
 
     def _untie(self) -> None:
+        require_own_weight(self, "to untie")
         spread = self._spread(self.weight)
         self.weight = nn.Parameter(spread, requires_grad=self.weight.requires_grad)
         self.tied = False

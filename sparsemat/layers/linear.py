@@ -17,7 +17,14 @@ from ..patterns.simple import dense_pattern, identity_pattern, mask_pattern
 from ..products import Product, choose
 from ..products.casting import autocast
 from ..rules import Affine, Rule, as_it_is, register
-from .base import MatrixLayer, added, check_flags, require_tensor, require_type
+from .base import (
+    MatrixLayer,
+    added,
+    check_flags,
+    require_own_weight,
+    require_tensor,
+    require_type,
+)
 
 
 class SparseLinear(MatrixLayer, nn.Module):
@@ -195,11 +202,7 @@ class SparseLinear(MatrixLayer, nn.Module):
 
         Source: Mocanu et al. 2018 (SET), Evci et al. 2020 (RigL).
         """
-        if "weight" not in self._parameters:
-            raise ValueError(
-                "a layer to rewire must own its weight, got one that a parametrization or a hook "
-                "computes: its source would not be rewired"
-            )
+        require_own_weight(self, "to rewire")
         rows, cols = self.pattern.shape
         cell = self.pattern.row * cols + self.pattern.col
         entry = np.full(len(cell), -1)  # in the order of the parameters
