@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 from torch.utils._pytree import tree_leaves
 from torchvision.models import densenet, swin_transformer, vision_transformer
 
@@ -498,6 +499,29 @@ def test_what_is_shared_stays_shared():
         assert layer.weight is copy.second.weight
     network.eval()
     assert not any(layer.training for layer in network.second.by_size.values())
+
+
+COMPUTED = {
+    "pruned": lambda part: prune.l1_unstructured(part, "weight", 0.5),
+    "weight norm": nn.utils.parametrizations.weight_norm,
+    "spectral norm": nn.utils.parametrizations.spectral_norm,
+}
+
+
+@pytest.mark.parametrize("change", COMPUTED.values(), ids=COMPUTED)
+def test_a_part_for_several_sizes_may_have_a_computed_weight(change):
+    module = Shared()
+    network = sm.from_module(module, (1, 16, 16))
+    for net in (module, network):
+        torch.manual_seed(0)
+        change(net.second)
+    assert isinstance(network.second, PerSize)
+    check_equal(module.eval(), network.eval(), torch.randn(2, 1, 16, 16))
+    with torch.no_grad():
+        for net in (module, network):
+            for parameter in net.second.parameters():
+                parameter.mul_(2)
+    check_equal(module, network, torch.randn(2, 1, 16, 16))
 
 
 def test_a_network_trains_saves_and_loads():

@@ -25,6 +25,7 @@ class PerSize(nn.Module):
             module._parameters, module._buffers = first._parameters, first._buffers
             module._modules = first._modules
         self.training = first.training
+        self.names = frozenset(first._parameters)
         self.__dict__["by_size"] = {layer.input_size: layer for layer in layers}
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -33,7 +34,15 @@ class PerSize(nn.Module):
         Raises:
             ValueError: There is none; the message names the sizes there are.
         """
-        return self.chosen(x)(x, *args, **kwargs)
+        layer = self.chosen(x)
+        # of pruning or a parametrization, which stand at this module only
+        computed = self.names - self._parameters.keys()
+        layer.__dict__.update({name: getattr(self, name) for name in computed})
+        try:
+            return layer(x, *args, **kwargs)
+        finally:
+            for name in computed:
+                del layer.__dict__[name]
 
     def chosen(self, x: torch.Tensor) -> nn.Module:
         """The layer for images of this size.
