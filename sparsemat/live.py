@@ -27,6 +27,7 @@ class Live(torch.Tensor):
     """
 
     compute: Callable[[], torch.Tensor]
+    length: int
     kind: tuple[torch.dtype, torch.device]
 
     @staticmethod
@@ -39,7 +40,7 @@ class Live(torch.Tensor):
     ) -> Self:
         """A tensor without storage of its own."""
         self = torch.Tensor._make_wrapper_subclass(cls, (length,), dtype=dtype, device=device)
-        self.compute, self.kind = compute, (dtype, device)
+        self.compute, self.length, self.kind = compute, length, (dtype, device)
         return self
 
     def __init__(self, *args: Any) -> None:
@@ -50,6 +51,7 @@ class Live(torch.Tensor):
 
         Raises:
             TypeError: Its sources have another type than when it was made.
+            ValueError: They have another number of entries.
         """
         with without_autocast(self.kind[1].type):
             value = self.compute().reshape(-1)
@@ -57,6 +59,11 @@ class Live(torch.Tensor):
             raise TypeError(
                 f"the parameters were {self.kind[0]} when the matrix was made and are "
                 f"{value.dtype} now: make it anew"
+            )
+        if len(value) != self.length:
+            raise ValueError(
+                f"the parameters were {self.length} numbers when the matrix was made and are "
+                f"{len(value)} now: make it anew"
             )
         return value
 
@@ -67,22 +74,27 @@ class Live(torch.Tensor):
         Raises:
             RuntimeError: It would write into them.
         """
-        name = getattr(function, "__name__", "")
-        writes = name in _WRITES or (name.endswith("_") and not name.endswith("__"))
-        if writes and any(isinstance(t, Live) for t in tree_leaves(args[:1])):
-            raise RuntimeError(
-                f"{name} would write into a vector that is computed at each use; "
-                "write to what it is computed from, or to its detach()"
-            )
-        args, kwargs = tree_map_only(Live, Live.value, (args, kwargs or {}))
-        return function(*args, **kwargs)
+        return _on_values(function, args, kwargs or {})
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         """The operation on the values of now, for calls that come from within torch."""
-        args, kwargs = tree_map_only(Live, Live.value, (args, kwargs or {}))
-        return function(*args, **kwargs)
+        return _on_values(function, args, kwargs or {})
 
     def __deepcopy__(self, memo: dict) -> torch.Tensor:
         value = self.value()
         return value.detach().clone().requires_grad_(value.requires_grad)
+
+
+def _on_values(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+    name = getattr(function, "__name__", "")
+    plain = name.partition(".")[0]  # of an operator, its overload stands behind a point
+    writes = name in _WRITES or (plain.endswith("_") and not plain.endswith("__"))
+    written = args[:1] if writes or kwargs.get("inplace") else ()
+    if any(isinstance(t, Live) for t in tree_leaves((written, kwargs.get("out")))):
+        raise RuntimeError(
+            f"{name} would write into a vector that is computed at each use; "
+            "write to what it is computed from, or to its detach()"
+        )
+    args, kwargs = tree_map_only(Live, Live.value, (args, kwargs))
+    return function(*args, **kwargs)

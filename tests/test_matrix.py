@@ -252,13 +252,17 @@ WRITES = {
     "an entry": lambda b: b.__setitem__(0, 100.0),
     "data": lambda b: setattr(b, "data", torch.zeros(2)),
     "foreach": lambda b: torch._foreach_mul_([b], 2.0),
+    "out": lambda b: torch.add(torch.ones(2), 1, out=b),
+    "one of two outs": lambda b: torch.max(torch.ones(2, 2), 0, out=(b, torch.ones(2).long())),
+    "inplace": lambda b: torch.nn.functional.relu(b, inplace=True),
+    "an operator": lambda b: torch.ops.aten.add_.Tensor(b, 1),
 }
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 def test_a_computed_vector_is_not_written_to(computed, write):
     layer, _, constant = computed
-    with pytest.raises(RuntimeError, match="write to what it is computed from"):
+    with torch.no_grad(), pytest.raises(RuntimeError, match="write to what it is computed from"):
         write(constant)
     assert torch.equal(torch.zeros(2).double().add_(constant), layer.bias)
 
@@ -268,6 +272,13 @@ def test_a_computed_matrix_whose_sources_change_their_type_is_refused(computed):
     layer.float()
     with pytest.raises(TypeError, match=r"were torch.float64 .* and are torch.float32 now"):
         matrix @ torch.ones(3).double()
+
+
+def test_a_computed_matrix_whose_sources_change_their_number_is_refused(computed):
+    layer, matrix, _ = computed
+    layer.weight = torch.nn.Parameter(torch.ones(2, 4).double())
+    with pytest.raises(ValueError, match=r"were 6 numbers .* and are 8 now: make it anew"):
+        matrix.to_dense()
 
 
 def test_autocast_does_not_reach_the_entries_of_a_matrix():
