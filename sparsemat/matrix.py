@@ -39,15 +39,12 @@ class SparseMatrix(Matrix):
         if not isinstance(pattern, Pattern):
             raise TypeError(f"pattern must be a Pattern, got {type(pattern).__name__}")
         self.pattern = pattern
-        if isinstance(theta, Live):
-            self._theta, self._kind = theta, theta.kind
-            return
-        self._theta = _flat(theta)
-        self._kind = self._theta.dtype, self._theta.device
-        if len(self._theta) != pattern.num_parameters:
+        self._theta = theta if isinstance(theta, Live) else _as_numbers(theta)
+        number = pattern.num_parameters
+        if not isinstance(theta, Live) and self._theta.numel() != number:
             raise ValueError(
-                f"theta must hold num_parameters={pattern.num_parameters} values, "
-                f"got {len(self._theta)} (shape {tuple(torch.as_tensor(theta).shape)})"
+                f"theta must hold num_parameters={number} values, "
+                f"got {self._theta.numel()} (shape {tuple(self._theta.shape)})"
             )
 
     def __repr__(self) -> str:
@@ -63,7 +60,15 @@ class SparseMatrix(Matrix):
     @property
     def theta(self) -> torch.Tensor:
         """The parameters, shape ``(num_parameters,)``, as they are now."""
-        return self._theta.value() if isinstance(self._theta, Live) else self._theta
+        if isinstance(self._theta, Live):
+            return self._theta.value()
+        # not before: the view of a parameter would keep the numbers it had before its data moved
+        return self._theta if self._theta.ndim == 1 else self._theta.reshape(-1)
+
+    @property
+    def _kind(self) -> tuple[torch.dtype, torch.device]:
+        theta = self._theta
+        return theta.kind if isinstance(theta, Live) else (theta.dtype, theta.device)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -259,7 +264,7 @@ class SparseMatrix(Matrix):
         return constant(getattr(self.pattern, name).copy(), self.device)
 
 
-def _flat(theta: torch.Tensor) -> torch.Tensor:
+def _as_numbers(theta: torch.Tensor) -> torch.Tensor:
     if theta is None or isinstance(theta, (str, bytes, dict, set)):
         raise TypeError(f"theta must be a tensor or numbers, got {type(theta).__name__}")
     try:
@@ -268,4 +273,4 @@ def _flat(theta: torch.Tensor) -> torch.Tensor:
         raise TypeError(f"theta must be a tensor or numbers, got {type(theta).__name__}") from error
     if not (theta.is_floating_point() or theta.is_complex()):
         theta = theta.to(torch.get_default_dtype())
-    return theta if theta.ndim == 1 else theta.reshape(-1)
+    return theta

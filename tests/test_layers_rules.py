@@ -5,8 +5,98 @@ import random
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import sparsemat as sm
+
+
+def columns(function, *shape):
+    """The matrix of a linear function, from unit vectors."""
+    size = torch.Size(shape).numel()
+    return function(torch.eye(size).view(size, *shape)).flatten(1).T
+
+
+# a layer, its matrix, the name of the parameter in it, and the matrix from that parameter
+READ = {
+    "convolution": (
+        lambda: sm.Conv1d(2, 3, 2, input_size=4),
+        lambda layer: layer.matrix(),
+        "weight",
+        lambda w: columns(lambda x: F.conv1d(x, w), 2, 4),
+    ),
+    "transposed convolution": (
+        lambda: sm.ConvTranspose1d(2, 3, 2, input_size=4),
+        lambda layer: layer.matrix(),
+        "weight",
+        lambda w: columns(lambda x: F.conv_transpose1d(x, w), 2, 4),
+    ),
+    "sparse linear layer": (
+        lambda: sm.SparseLinear(sm.dense_pattern(3, 4)),
+        lambda layer: layer.matrix(),
+        "weight",
+        lambda w: w.view(3, 4),
+    ),
+    "recurrence": (
+        lambda: sm.RNN(2, 3),
+        lambda layer: layer.operators(4)[0],
+        "weight_hh_l0",
+        lambda w: torch.kron(torch.eye(4).roll(1, 0).tril(-1), w),
+    ),
+    "recurrence in both directions": (
+        lambda: sm.BidirectionalRNN(2, 3, bidirectional=True),
+        lambda layer: layer.operators(4, reverse=True)[1],
+        "weight_ih_l0_reverse",
+        lambda w: torch.kron(torch.eye(4), w),
+    ),
+    "cell": (
+        lambda: sm.GRUCell(2, 3),
+        lambda layer: layer.matrix(),
+        "weight_hh",
+        lambda w: w,
+    ),
+}
+
+
+def other_data(layer, name):
+    getattr(layer, name).data = torch.ones_like(getattr(layer, name))
+
+
+def other_parameter(layer, name):
+    setattr(layer, name, nn.Parameter(torch.ones_like(getattr(layer, name))))
+
+
+def loaded(layer, name):
+    state = {key: value.clone() for key, value in layer.state_dict().items() if key == name}
+    state[name].mul_(2)
+    layer.load_state_dict(state, strict=False, assign=True)
+
+
+def normed(layer, name):
+    with torch.no_grad():
+        layer.get_submodule(f"parametrizations.{name}").original1.mul_(2)
+
+
+CHANGES = {"data": other_data, "parameter": other_parameter, "loaded": loaded, "normed": normed}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("build, made, name, expected", READ.values(), ids=READ)
+def test_the_matrix_of_a_layer_reads_its_parameter(build, made, name, expected, change):
+    torch.manual_seed(0)
+    layer = build()
+    if change is normed:
+        nn.utils.parametrizations.weight_norm(layer, name, dim=None)
+    matrix = made(layer)
+    change(layer, name)
+    w = getattr(layer, name)
+    actual, expected = matrix.to_dense(), expected(w)
+    if isinstance(layer, sm.GRUCell):  # the state's block stands below the input's
+        actual = actual[len(w) :, layer.input_size :]
+    torch.testing.assert_close(actual, expected)
+    actual.sum().backward()
+    leaf = next(p for key, p in layer.named_parameters() if name in key and p.grad is not None)
+    assert leaf.grad.any()
+
 
 MODES = {1: ("linear",), 2: ("bilinear", "bicubic"), 3: ("trilinear",)}
 

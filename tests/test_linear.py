@@ -275,6 +275,29 @@ def test_a_rewired_layer_trains_and_is_the_matrix_it_says():
     assert new.any() and layer.weight[new].all()
 
 
+def loaded(layer):
+    other = mask_pattern(torch.eye(6, 9, dtype=torch.bool).flip(0))
+    layer.load_state_dict(SparseLinear(other, dtype=torch.float64).state_dict())
+
+
+CHANGES = {"rewired": lambda layer: layer.prune_and_regrow(0.5), "loaded": loaded}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_matrix_of_the_pattern_before_is_refused(change):
+    """Its weights stand in the order of another pattern now."""
+    layer = SparseLinear(mask_pattern(torch.eye(6, 9, dtype=torch.bool)), dtype=torch.float64)
+    made = layer.matrix(), sm.to_matrix(layer, (9,))[0], 2 * layer.matrix()
+    kept = made[0].detach(), made[0].to_dense().detach().clone()
+    change(layer)
+    for matrix in made:
+        with pytest.raises(ValueError, match=r"when the matrix was made and has another.*anew"):
+            matrix @ torch.ones(9, dtype=torch.float64)
+    assert torch.equal(kept[0].to_dense(), kept[1])
+    x = torch.randn(2, 9, dtype=torch.float64)
+    assert_near(layer(x), linear(x, layer.matrix().to_dense(), layer.bias))
+
+
 def test_rewiring_is_repeatable():
     patterns = []
     for seed in (0, 0, 1):

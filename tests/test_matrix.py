@@ -128,6 +128,19 @@ def test_theta_may_have_any_shape_and_is_shared():
     torch.testing.assert_close(weight.grad, torch.full_like(weight, 4))
 
 
+def test_theta_is_read_at_each_use_wherever_its_data_lie():
+    weight = torch.nn.Parameter(torch.randn(3, 2, 3, 3))
+    with torch.no_grad():
+        matrix = conv_pattern(2, 3, (4, 4), 3).fill(weight)
+    weight.data = torch.ones(3, 2, 3, 3, dtype=torch.float64)
+    x = torch.ones(32, dtype=torch.float64)
+    assert matrix.dtype == torch.float64
+    y = matrix @ x
+    assert y.tolist() == [18] * 12
+    y.sum().backward()
+    assert torch.equal(weight.grad, torch.full_like(weight, 4))
+
+
 def test_numbers_and_arrays_are_parameters():
     pattern = Pattern((1, 2), [0, 0], [0, 1], [0, 1], 2)
     assert pattern.fill([1, 2]).dtype == torch.get_default_dtype()

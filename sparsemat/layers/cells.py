@@ -9,12 +9,11 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from ..live import Live
 from ..matrix import SparseMatrix
 from ..pattern import Pattern
 from ..patterns.gated import cell_pattern
 from ..rules import Rule, as_it_is, register, taking_over
-from .base import MatrixLayer, require_tensor, require_type
+from .base import MatrixLayer, following, require_tensor, require_type
 from .systems import (
     GatedSystem,
     Weights,
@@ -47,13 +46,11 @@ class _Cell(MatrixLayer):
             Matrix with ``input_size + hidden_size`` columns and a row, of a GRU two, for every unit
             of every gate; it reads the parameters at each use.
         """
-        weight, pattern = self.weight_ih, self.pattern
 
         def theta() -> torch.Tensor:
             return torch.cat((self.weight_ih.reshape(-1), self.weight_hh.reshape(-1)))
 
-        live = Live(theta, pattern.num_parameters, weight.dtype, weight.device)
-        return SparseMatrix(pattern, live)
+        return following(self.pattern, theta)
 
     def _weights(self) -> Weights:
         return Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)

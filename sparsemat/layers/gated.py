@@ -13,7 +13,7 @@ from ..matrix import SparseMatrix
 from ..patterns.recurrence import recurrence_patterns
 from ..products.recurrence import recurrence
 from ..rules import Rule, as_it_is, register, taking_over
-from .base import MatrixLayer, require_tensor, require_type
+from .base import MatrixLayer, following, require_tensor, require_type
 from .systems import (
     GatedSystem,
     Weights,
@@ -225,7 +225,10 @@ class BidirectionalRNN(_Recurrence, nn.RNN):
         weights = self._direction(layer, reverse)
         width, height = weights.ih.shape[1], self.hidden_size
         n, b = recurrence_patterns(steps, width, height)
-        return n.fill(weights.hh), b.fill(weights.ih)
+        return (
+            following(n, lambda: self._direction(layer, reverse).hh),
+            following(b, lambda: self._direction(layer, reverse).ih),
+        )
 
     def _run(
         self, inputs: torch.Tensor, name: str, before: list[torch.Tensor | None]

@@ -15,7 +15,7 @@ from ..products import Product, choose
 from ..products.casting import autocast
 from ..products.indices import constant
 from ..rules import Affine, taking_over
-from .base import MatrixLayer, added, as_images, require_own_weight, require_type
+from .base import MatrixLayer, added, as_images, following, require_own_weight, require_type
 
 
 class KernelLayer(MatrixLayer):
@@ -52,7 +52,7 @@ class KernelLayer(MatrixLayer):
 
         It reads ``weight`` at each use, and gradients reach it. The bias is not part of it.
         """
-        return self.pattern.fill(self.weight)
+        return following(self.pattern, lambda: self.weight)
 
     def untie(self) -> Self:
         """A layer with the same matrix and a parameter of its own for every entry."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from numbers import Real
 from typing import Self
@@ -21,6 +22,7 @@ from .base import (
     MatrixLayer,
     added,
     check_flags,
+    following,
     require_own_weight,
     require_tensor,
     require_type,
@@ -128,8 +130,25 @@ class SparseLinear(MatrixLayer, nn.Module):
         _ = self.product
 
     def matrix(self) -> SparseMatrix:
-        """The weight matrix. Gradients of its products reach ``weight``; the bias is no part."""
-        return self.pattern.fill(self.weight)
+        """The weight matrix. Gradients of its products reach ``weight``; the bias is no part.
+
+        It reads ``weight`` at each use, and refuses to once the layer has another pattern.
+        """
+        return following(self.pattern, self._reader())
+
+    def _reader(self) -> Callable[[], torch.Tensor]:
+        """What gives the weights, as long as they are those of the pattern of now."""
+        pattern = self.pattern
+
+        def read() -> torch.Tensor:
+            if self.pattern is not pattern:
+                raise ValueError(
+                    f"the layer had the pattern {pattern!r} when the matrix was made and has "
+                    f"another, {self.pattern!r}, now: make it anew"
+                )
+            return self.weight
+
+        return read
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
@@ -314,7 +333,8 @@ def _matrix(module: nn.Linear | SparseLinear, shape: tuple[int, ...], like: torc
             return module.bias.repeat(many)
 
     output = *shape[:-1], module.out_features
-    return Affine(pattern, lambda: module.weight.reshape(-1), bias, output)
+    read = module._reader() if own else lambda: module.weight
+    return Affine(pattern, read, bias, output)
 
 
 register(Rule((nn.Linear, SparseLinear), _matrix, as_it_is))

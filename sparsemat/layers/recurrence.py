@@ -29,6 +29,7 @@ from .base import (
     check_dropout,
     check_flags,
     check_sizes,
+    following,
     require_tensor,
     require_type,
 )
@@ -186,13 +187,17 @@ class RNN(MatrixLayer, nn.Module):
             layer: Which layer.
 
         Returns:
-            N of shape ``(T h, T h)`` and B of shape ``(T h, T d)``, filled with the parameters.
+            N of shape ``(T h, T h)`` and B of shape ``(T h, T d)``; they read the parameters at
+            each use.
 
         Raises:
             ValueError: ``steps`` is below 1 or there is no such layer.
         """
         n, b = self.pattern(steps, layer)
-        return n.fill(self._weight("hh", layer)), b.fill(self._weight("ih", layer))
+        return (
+            following(n, lambda: self._weight("hh", layer)),
+            following(b, lambda: self._weight("ih", layer)),
+        )
 
     def matrix(self, steps: int) -> SparseMatrix:
         r"""The matrix $(I - N)^{-1} B$ from the inputs to the states of a linear layer.
