@@ -156,7 +156,7 @@ class Matrix:
 
         def times(matrix: Matrix) -> Callable[[np.ndarray], np.ndarray]:
             def multiply(x: np.ndarray) -> np.ndarray:
-                x = torch.as_tensor(x)
+                x = torch.as_tensor(x, device="cpu")
                 with torch.no_grad():
                     if x.is_complex() and not self.dtype.is_complex:
                         y = torch.complex(*(matrix @ part.to(**here) for part in (x.real, x.imag)))
@@ -173,7 +173,7 @@ class Matrix:
             rmatvec=backward,
             matmat=forward,
             rmatmat=backward,
-            dtype=as_array(torch.empty(0, dtype=self.dtype)).dtype,
+            dtype=as_array(torch.empty(0, dtype=self.dtype, device="cpu")).dtype,
         )
 
 

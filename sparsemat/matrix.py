@@ -170,7 +170,10 @@ class SparseMatrix(Matrix):
         matrix = self.coalesce()
         at = torch.stack([matrix._index("row"), matrix._index("col")])
         return torch.sparse_coo_tensor(
-            at, matrix.values, self.shape, is_coalesced=True, check_invariants=False
+            *(at, matrix.values, self.shape),
+            device=self.device,
+            is_coalesced=True,
+            check_invariants=False,
         )
 
     def to_scipy(self) -> scipy.sparse.csr_array:
@@ -267,8 +270,8 @@ class SparseMatrix(Matrix):
 def _as_numbers(theta: torch.Tensor) -> torch.Tensor:
     if theta is None or isinstance(theta, (str, bytes, dict, set)):
         raise TypeError(f"theta must be a tensor or numbers, got {type(theta).__name__}")
-    try:
-        theta = torch.as_tensor(theta)
+    try:  # a tensor stays where it is, whatever the default device
+        theta = theta if torch.is_tensor(theta) else torch.as_tensor(theta)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"theta must be a tensor or numbers, got {type(theta).__name__}") from error
     if not (theta.is_floating_point() or theta.is_complex()):

@@ -160,7 +160,8 @@ class _Structure:
     def _find(self) -> Pattern:
         if not _has_rows(torch.device("cpu")):
             return self.left @ self.right
-        product = self._multiply(torch.ones(self.left.nnz), torch.ones(self.right.nnz))
+        ones = (torch.ones(side.nnz, device="cpu") for side in (self.left, self.right))
+        product = self._multiply(*ones)
         row = np.repeat(np.arange(product.shape[0]), product.crow_indices().diff().numpy())
         col = product.col_indices()
         order = self._order(row, col)

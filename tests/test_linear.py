@@ -307,6 +307,17 @@ def test_rewiring_is_repeatable():
     assert patterns[0].equals(patterns[1]) and not patterns[0].equals(patterns[2])
 
 
+def test_rewiring_and_states_do_not_follow_the_default_device():
+    layer, _ = trained(rows=20, cols=20)
+    copy, generators = deepcopy(layer), [torch.Generator().manual_seed(0) for _ in range(2)]
+    layer.prune_and_regrow(0.5, generator=generators[0])
+    with torch.device("meta"):
+        copy.prune_and_regrow(0.5, generator=generators[1])
+        state = copy.state_dict()
+    layer.load_state_dict(state)
+    assert copy.pattern.equals(layer.pattern)
+
+
 def test_every_empty_cell_may_grow():
     counts = np.zeros(12)
     for seed in range(300):

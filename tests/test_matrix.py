@@ -141,6 +141,34 @@ def test_theta_is_read_at_each_use_wherever_its_data_lie():
     assert torch.equal(weight.grad, torch.full_like(weight, 4))
 
 
+def of_module(module, *shape):
+    return lambda matrix, x: to_matrix(module, shape, device="cpu")[0].to_dense()
+
+
+HERE = {
+    "product": lambda matrix, x: matrix @ x,
+    "dense": lambda matrix, x: matrix.to_dense(),
+    "coalesced": lambda matrix, x: matrix.coalesce().theta,
+    "compressed rows": lambda matrix, x: matrix.to_csr().to_dense(),
+    "coordinates": lambda matrix, x: matrix.to_coo().to_dense(),
+    "of two": lambda matrix, x: (matrix.T @ matrix).to_dense(),
+    "operator": lambda matrix, x: torch.from_numpy(matrix.linear_operator() @ x.numpy()),
+    "interpolation": of_module(torch.nn.Upsample(scale_factor=2, mode="bilinear"), 1, 2, 3),
+    "nearest entries": of_module(torch.nn.Upsample(size=5), 2, 3),
+    "shuffle": of_module(torch.nn.PixelShuffle(2), 4, 2, 2),
+}
+
+
+@pytest.mark.parametrize("make", HERE.values(), ids=HERE)
+def test_a_default_device_moves_nothing(make):
+    pattern = Pattern((3, 4), [0, 2, 2, 1], [3, 0, 0, 1], [1, 0, 2, 2], 3)
+    theta, x = torch.arange(1.0, 4), torch.arange(4.0)
+    expected = make(pattern.fill(theta), x)
+    with torch.device("meta"):
+        actual = make(pattern.fill(theta), x)
+    assert torch.equal(actual, expected)
+
+
 def test_numbers_and_arrays_are_parameters():
     pattern = Pattern((1, 2), [0, 0], [0, 1], [0, 1], 2)
     assert pattern.fill([1, 2]).dtype == torch.get_default_dtype()

@@ -278,7 +278,7 @@ class SparseLinear(MatrixLayer, nn.Module):
     def get_extra_state(self) -> dict[str, torch.Tensor]:
         """The pattern, for the state dict."""
         names = ("row", "col", "index", "shape", "num_parameters")
-        return {name: torch.tensor(getattr(self.pattern, name)) for name in names}
+        return {name: torch.tensor(getattr(self.pattern, name), device="cpu") for name in names}
 
     def set_extra_state(self, state: dict[str, torch.Tensor]) -> None:
         """Take the pattern of a state dict."""
@@ -310,7 +310,7 @@ def _draw_outside(
     taken: np.ndarray, empty: int, count: int, generator: torch.Generator | None
 ) -> np.ndarray:
     """``count`` distinct cells that are not among the sorted ``taken``, of ``empty`` such."""
-    seed = int(torch.randint(2**62, (), generator=generator))
+    seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
     rank = np.random.default_rng(seed).choice(empty, count, replace=False)
     # the k-th empty cell stands behind every taken one that has at most k empty ones before it
     before = taken - np.arange(len(taken))

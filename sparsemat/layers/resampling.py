@@ -39,7 +39,7 @@ def _nearest(module: nn.Upsample, shape: tuple[int, ...], axis: int, like: torch
     """
     n, dims = shape[1 + axis], len(shape) - 1
     kind = torch.promote_types(like.dtype, torch.float32)
-    ramp = torch.arange(n, dtype=kind).reshape(-1, *(1,) * (dims - 1 - axis))
+    ramp = torch.arange(n, dtype=kind, device="cpu").reshape(-1, *(1,) * (dims - 1 - axis))
     line = module(ramp.expand(1, *shape).contiguous())[0, 0]
     line = line.movedim(axis, 0).reshape(line.shape[axis], -1)[:, 0]
     return selection_pattern(line.to(torch.int64).numpy(), n)
@@ -50,7 +50,7 @@ def _axis(
 ) -> tuple[Pattern, torch.Tensor]:
     """The matrix of an axis, column by column as torch interpolates the unit vectors."""
     kind = torch.promote_types(like.dtype, torch.float32)  # 16-bit weights are rounded once
-    unit = torch.eye(n, dtype=kind).reshape(1, n, n, 1)
+    unit = torch.eye(n, dtype=kind, device="cpu").reshape(1, n, n, 1)
     mode, options = ALONG.get(module.mode, module.mode), {}
     if mode in ("linear", "bicubic"):
         options["align_corners"] = module.align_corners

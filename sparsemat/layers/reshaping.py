@@ -15,8 +15,8 @@ from .simple import identity
 
 def _selection(module: nn.Module, shape: tuple[int, ...]) -> Pattern:
     """Which entry each output is, as the module moves the numbers 1, 2, ...; 0 is padding."""
-    numbers = torch.arange(1, prod(shape) + 1, dtype=torch.float64).reshape(1, *shape)
-    read = module(numbers).reshape(-1).to(torch.int64) - 1
+    numbers = torch.arange(1, prod(shape) + 1, dtype=torch.float64, device="cpu")
+    read = module(numbers.reshape(1, *shape)).reshape(-1).to(torch.int64) - 1
     return selection_pattern(read.numpy(), prod(shape))
 
 

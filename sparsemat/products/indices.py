@@ -33,7 +33,9 @@ def csr_tensor(
 ) -> torch.Tensor:
     """A ``torch.sparse_csr`` tensor of arrays that are known to be right."""
     _hear_the_announcement()
-    return torch.sparse_csr_tensor(crow, col, values, shape, check_invariants=False)
+    return torch.sparse_csr_tensor(
+        crow, col, values, shape, device=values.device, check_invariants=False
+    )
 
 
 @cache
@@ -41,4 +43,4 @@ def _hear_the_announcement() -> None:
     """Torch announces once, with the first such tensor, that the layout is in beta."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        torch.zeros(1, 1).to_sparse_csr()
+        torch.zeros(1, 1, device="cpu").to_sparse_csr()
