@@ -402,3 +402,11 @@ def test_an_optimizer_without_state_is_left_alone(optimizer):
 def test_rewirings_that_cannot_be_are_refused(pattern, options, rule):
     with pytest.raises(ValueError, match=rule):
         SparseLinear(pattern).prune_and_regrow(**{"fraction": 0.5} | options)
+
+
+def test_an_optimizer_that_is_none_leaves_the_layer_alone():
+    layer, _ = trained()
+    pattern, weight = layer.pattern, layer.weight.detach().clone()
+    with pytest.raises(TypeError, match=r"must be a torch\.optim\.Optimizer, got str"):
+        layer.prune_and_regrow(0.5, optimizer="adam")
+    assert layer.pattern is pattern and torch.equal(layer.weight, weight)

@@ -215,6 +215,7 @@ class SparseLinear(MatrixLayer, nn.Module):
             int64 positions of the new entries in ``weight``, ascending.
 
         Raises:
+            TypeError: ``scores`` is no tensor or ``optimizer`` no optimizer.
             ValueError: ``fraction``, the form or the shape of ``scores`` is wrong, there is NaN in
                 ``scores`` or the weights, entries are tied or name a cell twice, or there are fewer
                 empty cells than entries to grow.
@@ -222,6 +223,10 @@ class SparseLinear(MatrixLayer, nn.Module):
         Source: Mocanu et al. 2018 (SET), Evci et al. 2020 (RigL).
         """
         require_own_weight(self, "to rewire")
+        if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(
+                f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}"
+            )
         rows, cols = self.pattern.shape
         cell = self.pattern.row * cols + self.pattern.col
         entry = np.full(len(cell), -1)  # in the order of the parameters
