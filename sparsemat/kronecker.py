@@ -236,7 +236,10 @@ class KroneckerPattern(Pattern):
         Raises:
             ValueError: There is not one label a parameter, or one is negative.
         """
-        labels = np.asarray(labels, dtype=np.int64)
+        labels = np.asarray(labels)
+        if labels.size and not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(f"labels must be integers, got dtype {labels.dtype}")
+        labels = labels.astype(np.int64)
         if not self.tied or labels.shape != (self.num_parameters,) or labels.min(initial=0) < 0:
             raise ValueError(
                 f"labels must be {self.num_parameters} non-negative integers of a tied pattern, "

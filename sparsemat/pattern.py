@@ -191,8 +191,7 @@ class Pattern:
             TypeError: ``other`` is no pattern.
             ValueError: The inner sizes differ.
         """
-        if not isinstance(other, Pattern):
-            raise TypeError(f"other must be a Pattern, got {type(other).__name__}")
+        _require_pattern(other)
         left, right = self.pairs(other)
         shape = (self.shape[0], other.shape[1])
         every = Pattern(shape, self.row[left], other.col[right], np.arange(len(left)), len(left))
@@ -202,6 +201,7 @@ class Pattern:
         """The union: the cells that either pattern names (distinct cells, untied).
 
         Raises:
+            TypeError: ``other`` is no pattern.
             ValueError: The shapes differ.
         """
         self._check_shape(other)
@@ -212,6 +212,7 @@ class Pattern:
         """The intersection: the cells that both patterns name (distinct cells, untied).
 
         Raises:
+            TypeError: ``other`` is no pattern.
             ValueError: The shapes differ.
         """
         self._check_shape(other)
@@ -224,6 +225,7 @@ class Pattern:
         return Pattern(self.shape, row, col, np.arange(len(row)), len(row))
 
     def _check_shape(self, other: Pattern) -> None:
+        _require_pattern(other)
         if self.shape != other.shape:
             raise ValueError(f"shapes must agree, got {self.shape} and {other.shape}")
 
@@ -254,8 +256,7 @@ class Pattern:
         Raises:
             TypeError: ``other`` is no pattern.
         """
-        if not isinstance(other, Pattern):
-            raise TypeError(f"other must be a Pattern, got {type(other).__name__}")
+        _require_pattern(other)
         if (self.shape, self.nnz, self.num_parameters) != (
             (other.shape, other.nnz, other.num_parameters)
         ):
@@ -284,6 +285,11 @@ class Pattern:
         from .symbolic import array
 
         return self.to_sympy(array(name, self.num_parameters))
+
+
+def _require_pattern(other: object) -> None:
+    if not isinstance(other, Pattern):
+        raise TypeError(f"other must be a Pattern, got {type(other).__name__}")
 
 
 def _index_array(name: str, values: np.ndarray, bound: int) -> np.ndarray:

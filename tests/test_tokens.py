@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.sparse.csgraph import shortest_path
 from torch.nn.functional import scaled_dot_product_attention
 
-from sparsemat import Pattern
+from sparsemat import Pattern, dense_pattern
 from sparsemat.patterns import tokens as tk
 from sparsemat.products.attention import attend
 from sparsemat.products.pieces import pieces
@@ -129,6 +129,28 @@ def test_cells_of_more_than_64_bits_are_told_apart():
 def test_other_shapes_are_not_joined(operation):
     with pytest.raises(ValueError, match=r"\(3, 3\) and \(4, 4\)"):
         operation(tk.causal(3), tk.causal(4))
+
+
+NAMED = {
+    "other must be a Pattern, got int": (TypeError, lambda p: p | 3),
+    "other must be a Pattern, got ndarray": (TypeError, lambda p: p & np.ones((3, 3), bool)),
+    "at must be one-dimensional, got 3": (ValueError, lambda p: tk.seen(5, 3)),
+    "count must be an integer, got 2.0": (
+        ValueError,
+        lambda p: tk.drawn(5, 2.0, np.random.default_rng(0)),
+    ),
+    "labels must be integers, got dtype float64": (
+        ValueError,
+        lambda p: dense_pattern(2, 2).labelled([0.5, 0, 1, 1]),
+    ),
+}
+
+
+@pytest.mark.parametrize("message", NAMED)
+def test_what_does_not_fit_is_named(message):
+    error, act = NAMED[message]
+    with pytest.raises(error, match=message):
+        act(tk.causal(3))
 
 
 def test_the_closure_is_what_paths_reach_and_its_exponent_their_length():

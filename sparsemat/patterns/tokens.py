@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..arguments import as_size
+from ..arguments import as_array, as_size
 from ..pattern import Pattern
 from .attention import allowed_pairs
 
@@ -52,9 +52,12 @@ def seen(tokens: int, at: Sequence[int]) -> Pattern:
     """Every token sees the tokens ``at``; the transpose is that these see every token.
 
     ``seen(...) | seen(...).T`` are the global tokens of Longformer and BigBird.
+
+    Raises:
+        ValueError: ``at`` is not one-dimensional, not integer, or lies outside the tokens.
     """
     as_size("tokens", tokens)
-    at = np.asarray(at)
+    at = as_array("at", at)
     i = np.repeat(np.arange(tokens), len(at))
     return _pattern(tokens, i, np.tile(at, tokens)).distinct()
 
@@ -66,7 +69,7 @@ def drawn(tokens: int, count: int, generator: np.random.Generator) -> Pattern:
         ValueError: There are not so many tokens.
     """
     as_size("tokens", tokens)
-    if not 0 <= count <= tokens:
+    if not 0 <= as_size("count", count, None) <= tokens:
         raise ValueError(f"count must lie in 0..tokens={tokens}, got {count}")
     j = np.stack([generator.choice(tokens, count, replace=False) for _ in range(tokens)])
     return _pattern(tokens, np.repeat(np.arange(tokens), count), j.reshape(-1)).distinct()
