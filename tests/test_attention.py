@@ -499,3 +499,17 @@ class TestContract(LayerContract):
         zero = case.layer(torch.zeros_like(x))  # equal tokens: what the biases alone give
         y = (self.matrix(case.layer, x) @ x.reshape(-1)).view_as(x)
         assert_near(y + zero, case.reference(x))
+
+
+USES = {
+    "call": lambda layer, x: layer(x),
+    "attention": lambda layer, x: layer.attention(x),
+    "matrix": lambda layer, x: layer.matrix(x),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64], ids=str)
+def test_tokens_of_another_type_are_refused(use, dtype):
+    with pytest.raises(ValueError, match=rf"parameters' type torch\.float32, got {dtype}"):
+        use(SelfAttention(4, 2), torch.ones(3, 4, dtype=dtype))

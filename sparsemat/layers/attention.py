@@ -21,7 +21,6 @@ from .base import (
     check_dropout,
     check_flags,
     check_sizes,
-    require_tensor,
     require_type,
 )
 from .multihead import MultiheadAttention
@@ -172,9 +171,8 @@ class SelfAttention(MatrixLayer, nn.Module):
             Tensor of the same shape.
 
         Raises:
-            ValueError: x has another shape, or the layer's form has no mask.
+            ValueError: x has another shape or type, or the layer's form has no mask.
         """
-        require_type(x, self.in_proj_weight)
         q, k, v = self._heads(x)
         if self.dropout and self.training:
             y = drop(self._scores(q, k, mask), self.dropout) @ v
@@ -196,7 +194,7 @@ class SelfAttention(MatrixLayer, nn.Module):
 
         Raises:
             MemoryError: The matrices would not fit.
-            ValueError: x has another shape.
+            ValueError: x has another shape or type.
         """
         self._check(x)
         tokens = x.shape[1 if x.ndim == 3 and self.batch_first else 0]
@@ -219,7 +217,7 @@ class SelfAttention(MatrixLayer, nn.Module):
 
         Raises:
             MemoryError: The blocks would not fit.
-            ValueError: x has another shape.
+            ValueError: x has another shape or type.
         """
         self._check(x)
         if x.ndim != 2:
@@ -262,7 +260,7 @@ class SelfAttention(MatrixLayer, nn.Module):
         return scores(q, k, **rules, mask=mask)
 
     def _check(self, x: torch.Tensor) -> None:
-        require_tensor(x)
+        require_type(x, self.in_proj_weight)
         fits = x.ndim in (2, 3) and x.shape[-1] == self.embed_dim
         if not fits or x.shape[1 if x.ndim == 3 and self.batch_first else 0] == 0:
             batch = "(n, T, d)" if self.batch_first else "(T, n, d)"
