@@ -404,6 +404,24 @@ def test_rewirings_that_cannot_be_are_refused(pattern, options, rule):
         SparseLinear(pattern).prune_and_regrow(**{"fraction": 0.5} | options)
 
 
+def test_state_that_is_not_held_by_entry_is_refused():
+    layer = SparseLinear(mask_pattern(random_mask(6, 9, 0.3)), bias=True)
+    # its state stands under the first parameter, for all of them
+    optimizer = torch.optim.LBFGS([layer.bias, layer.weight], max_iter=2)
+
+    def loss():
+        optimizer.zero_grad()
+        value = (layer(torch.eye(9)) - 1).square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    old = layer.pattern
+    with pytest.raises(ValueError, match="for each parameter, got a list 'old_dirs'"):
+        layer.prune_and_regrow(0.5, optimizer=optimizer)
+    assert layer.pattern is old
+
+
 def test_an_optimizer_that_is_none_leaves_the_layer_alone():
     layer, _ = trained()
     pattern, weight = layer.pattern, layer.weight.detach().clone()

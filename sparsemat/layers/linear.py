@@ -17,6 +17,7 @@ from ..pattern import Pattern
 from ..patterns.simple import dense_pattern, identity_pattern, mask_pattern
 from ..products import Product, choose
 from ..products.casting import autocast
+from ..rewiring import state_by_entry
 from ..rules import Affine, Rule, as_it_is, register
 from .base import (
     MatrixLayer,
@@ -217,16 +218,14 @@ class SparseLinear(MatrixLayer, nn.Module):
         Raises:
             TypeError: ``scores`` is no tensor or ``optimizer`` no optimizer.
             ValueError: ``fraction``, the form or the shape of ``scores`` is wrong, there is NaN in
-                ``scores`` or the weights, entries are tied or name a cell twice, or there are fewer
-                empty cells than entries to grow.
+                ``scores`` or the weights, entries are tied or name a cell twice, there are fewer
+                empty cells than entries to grow, or the optimizer has state that is not held
+                entry by entry, as that of LBFGS.
 
         Source: Mocanu et al. 2018 (SET), Evci et al. 2020 (RigL).
         """
         require_own_weight(self, "to rewire")
-        if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(
-                f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}"
-            )
+        held = state_by_entry(optimizer, self.weight)
         rows, cols = self.pattern.shape
         cell = self.pattern.row * cols + self.pattern.col
         entry = np.full(len(cell), -1)  # in the order of the parameters
@@ -271,11 +270,7 @@ class SparseLinear(MatrixLayer, nn.Module):
         self.pattern = Pattern((rows, cols), row, col, np.arange(len(row)), len(row))
         self.prepare()
         source = torch.from_numpy(source).to(self.weight.device)
-        moving = [self.weight]
-        if optimizer is not None:
-            state = optimizer.state.get(self.weight, {}).values()
-            moving += [s for s in state if torch.is_tensor(s) and s.shape == self.weight.shape]
-        for values in moving:
+        for values in (self.weight, *held.values()):
             values.copy_(values[source.clamp(min=0)].masked_fill_(source < 0, 0))
         self.weight.grad = None
         return (source < 0).nonzero()[:, 0]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..arguments import as_size
 from ..pattern import Pattern
+from ..rewiring import state_by_entry
 from .base import StructuredMatrix, as_pair, divide, norms
 from .patterns import einsum_pattern
 
@@ -104,6 +105,7 @@ class BlockSparse(StructuredMatrix):
             int64 positions of the new blocks in ``blocks``, ascending.
 
         Raises:
+            TypeError: ``optimizer`` is no optimizer.
             ValueError: ``scores`` are missing or of another shape, there are not so many blocks to
                 keep or to grow, an entry of a block or a score is not finite, or the optimizer has
                 state that is not held block by block, as that of LBFGS.
@@ -119,6 +121,7 @@ class BlockSparse(StructuredMatrix):
         if grown and (scores is None or scores.shape != self.shape):
             got = None if scores is None else tuple(scores.shape)
             raise ValueError(f"scores must have the shape of the matrix {self.shape}, got {got}")
+        held = state_by_entry(optimizer, self.blocks)
         place = self.block_row * self.grid[1] + self.block_col
         survivors = norms(self.blocks).argsort(descending=True, stable=True)[: kept - grown]
         new = place[:0]
@@ -128,18 +131,9 @@ class BlockSparse(StructuredMatrix):
         places, order = torch.cat([place[survivors], new]).sort()
         source = torch.cat([survivors, torch.full_like(new, -1)])[order]
         fresh = (source < 0).nonzero()[:, 0]
-        moving = {} if optimizer is None else optimizer.state.get(self.blocks, {})
-        held = {k: v for k, v in moving.items() if torch.is_tensor(v) and v.shape not in ((), (1,))}
         for name, state in held.items():
-            if len(state) != old:
-                raise ValueError(
-                    f"the optimizer must hold its state block by block, got {name} of shape "
-                    f"{tuple(state.shape)} for {old} blocks"
-                )
-        for name, state in (held | {"": self.blocks.data}).items():
-            held[name] = state[source].index_fill(0, fresh, 0)
-        self.blocks.data = held.pop("")
-        moving |= held
+            optimizer.state[self.blocks][name] = state[source].index_fill(0, fresh, 0)
+        self.blocks.data = self.blocks.data[source].index_fill(0, fresh, 0)
         self.blocks.grad = None
         self.block_row, self.block_col = places // self.grid[1], places % self.grid[1]
         self._moved()
