@@ -267,6 +267,17 @@ class SparseMatrix(Matrix):
         return constant(getattr(self.pattern, name).copy(), self.device)
 
 
+def following(pattern: Pattern, read: Callable[[], torch.Tensor]) -> SparseMatrix:
+    """The matrix whose parameters are read at each use, whatever became of them.
+
+    Args:
+        pattern: Where the matrix may be nonzero.
+        read: Function without arguments that returns the parameters, of any shape.
+    """
+    now = pattern.fill(read())  # refuses another number of them
+    return SparseMatrix(pattern, Live(read, pattern.num_parameters, now.dtype, now.device))
+
+
 def _as_numbers(theta: torch.Tensor) -> torch.Tensor:
     if theta is None or isinstance(theta, (str, bytes, dict, set)):
         raise TypeError(f"theta must be a tensor or numbers, got {type(theta).__name__}")

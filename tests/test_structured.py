@@ -219,6 +219,17 @@ class TestContract:
         near(member @ x[:, 0], member.to_dense() @ x[:, 0])
         assert member.T.shape == member.shape[::-1]
 
+    def test_the_lazy_matrix_follows_the_parameters(self, member):
+        matrix, transposed = member.matrix(), member.T
+        with torch.no_grad():
+            for name, parameter in list(member.named_parameters()):
+                parameter.mul_(0.5)  # in place, as an optimizer does
+                owner, _, own = name.rpartition(".")
+                part = member.get_submodule(owner)
+                setattr(part, own, torch.nn.Parameter(parameter + 0.25))
+        near(matrix.to_dense(), member.to_dense())
+        near(transposed.to_dense(), member.to_dense().T)
+
     def test_the_fast_product_is_the_declared_einsum(self, member):
         x = torch.randn(5, member.shape[1])
         near(member(x), by_einsum(member, x))

@@ -120,6 +120,18 @@ def test_moved_blocks_are_the_matrix_they_say_and_train():
     assert matrix.blocks.abs().amin((1, 2)).min() > 0
 
 
+def test_a_matrix_of_blocks_that_have_moved_is_refused():
+    sparse, _ = trained()
+    matrix = sparse.matrix()
+    sparse.prune_and_grow(len(sparse.blocks), 0)  # nothing moves
+    sparse.load_state_dict(sparse.state_dict())
+    torch.testing.assert_close(matrix.to_dense(), sparse.to_dense())
+    sparse.prune_and_grow(5, 2, scores=torch.randn(6, 12))  # as many, elsewhere
+    with pytest.raises(ValueError, match=r"BlockSparse had the pattern .* and has others"):
+        matrix.to_dense()
+    torch.testing.assert_close(sparse.matrix().to_dense(), sparse.to_dense())
+
+
 def test_a_loaded_mask_replaces_all_that_was_derived():
     matrix, _ = trained()
     other = BlockSparse((6, 12), ~matrix.structure["mask"])

@@ -16,9 +16,6 @@ import torch
 from torch import nn
 
 from ..arguments import as_flag, as_size
-from ..live import Live
-from ..matrix import SparseMatrix
-from ..pattern import Pattern
 from ..products.casting import is_on
 from ..products.product import is_traced, is_transformed
 
@@ -108,17 +105,6 @@ def require_type(x: torch.Tensor, weight: torch.Tensor, name: str = "x") -> None
     cast = all(side.is_floating_point() and side.dtype != torch.float64 for side in (x, weight))
     if not (cast and is_on(x.device.type)):
         raise ValueError(f"{name} must have the parameters' type {weight.dtype}, got {x.dtype}")
-
-
-def following(pattern: Pattern, read: Callable[[], torch.Tensor]) -> SparseMatrix:
-    """The matrix whose parameters are read from a layer at each use, whatever became of them.
-
-    Args:
-        pattern: Where the matrix may be nonzero.
-        read: Function without arguments that returns the parameters, of any shape.
-    """
-    now = pattern.fill(read())  # refuses another number of them
-    return SparseMatrix(pattern, Live(read, pattern.num_parameters, now.dtype, now.device))
 
 
 def require_own_weight(layer: nn.Module, what: str) -> None:

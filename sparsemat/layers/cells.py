@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from ..matrix import SparseMatrix
+from ..matrix import SparseMatrix, following
 from ..pattern import Pattern
 from ..patterns.gated import cell_pattern
 from ..rules import Rule, as_it_is, register, taking_over
-from .base import MatrixLayer, following, require_tensor, require_type
+from .base import MatrixLayer, require_tensor, require_type
 from .systems import (
     GatedSystem,
     Weights,

@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import linear
 
-from ..matrix import SparseMatrix
+from ..matrix import SparseMatrix, following
 from ..patterns.recurrence import recurrence_patterns
 from ..products.recurrence import recurrence
 from ..rules import Rule, as_it_is, register, taking_over
-from .base import MatrixLayer, following, require_tensor, require_type
+from .base import MatrixLayer, require_tensor, require_type
 from .systems import (
     GatedSystem,
     Weights,

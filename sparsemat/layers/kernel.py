@@ -9,13 +9,13 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from ..matrix import SparseMatrix
+from ..matrix import SparseMatrix, following
 from ..pattern import Pattern
 from ..products import Product, choose
 from ..products.casting import autocast
 from ..products.indices import constant
 from ..rules import Affine, taking_over
-from .base import MatrixLayer, added, as_images, following, require_own_weight, require_type
+from .base import MatrixLayer, added, as_images, require_own_weight, require_type
 
 
 class KernelLayer(MatrixLayer):

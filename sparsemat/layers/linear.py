@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..kronecker import kron
-from ..matrix import SparseMatrix
+from ..matrix import SparseMatrix, following
 from ..pattern import Pattern
 from ..patterns.simple import dense_pattern, identity_pattern, mask_pattern
 from ..products import Product, choose
@@ -23,7 +23,6 @@ from .base import (
     MatrixLayer,
     added,
     check_flags,
-    following,
     require_own_weight,
     require_tensor,
     require_type,

@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 
 from ..arguments import as_size
 from ..live import Live
-from ..matrix import SparseMatrix, require_memory
+from ..matrix import SparseMatrix, following, require_memory
 from ..pattern import Pattern
 from ..patterns.recurrence import recurrence_patterns
 from ..products.indices import constant
@@ -29,7 +29,6 @@ from .base import (
     check_dropout,
     check_flags,
     check_sizes,
-    following,
     require_tensor,
     require_type,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import cached_property
 from math import isfinite
 from typing import Any, NamedTuple, Self
@@ -13,7 +14,7 @@ from torch.nn.functional import pad
 
 from ..arguments import as_tuple
 from ..lazy import Chain
-from ..matrix import SparseMatrix
+from ..matrix import SparseMatrix, following
 from ..pattern import Pattern
 from ..rules import what_is_replaced
 
@@ -121,9 +122,24 @@ class StructuredMatrix(nn.Module):
         return self.patterns()
 
     def factors(self) -> tuple[SparseMatrix, ...]:
-        """Sparse matrices whose product is W, leftmost first; one alone if W is linear in theta."""
-        pairs = zip(self._patterns, self.thetas(), strict=True)
-        return tuple(SparseMatrix(pattern, theta) for pattern, theta in pairs)
+        """Sparse matrices whose product is W, leftmost first; one alone if W is linear in theta.
+
+        They read the parameters at each use, and refuse to once the blocks have moved.
+        """
+        patterns = self._patterns
+
+        def reader(place: int) -> Callable[[], Tensor]:
+            def read() -> Tensor:
+                if self._patterns is not patterns:
+                    raise ValueError(
+                        f"{type(self).__name__} had the pattern {patterns[place]!r} when the "
+                        f"matrix was made and has others, {self._patterns!r}, now: make it anew"
+                    )
+                return self.thetas()[place]
+
+            return read
+
+        return tuple(following(pattern, reader(k)) for k, pattern in enumerate(patterns))
 
     def matrix(self) -> SparseMatrix | Chain:
         """W as a matrix of the library: the lazy product of its factors."""

@@ -37,6 +37,7 @@ class BlockSparse(StructuredMatrix):
                 "mask must be booleans with two axes that keep a block, "
                 f"got {mask.dtype} of shape {tuple(mask.shape)} with {int(mask.sum())} kept"
             )
+        self.structure = {"mask": mask.clone()}  # the caller may go on to change theirs
         self.grid = tuple(mask.shape)
         self.block = (
             divide("rows", shape[0], mask.shape[0]),
@@ -143,8 +144,9 @@ class BlockSparse(StructuredMatrix):
         """Forget what was derived from where the blocks stood."""
         mask = torch.zeros(self.grid, dtype=torch.bool, device=self.block_row.device)
         mask[self.block_row, self.block_col] = True
-        self.structure = {"mask": mask}
-        self.__dict__.pop("_patterns", None)
+        if not torch.equal(mask, self.structure["mask"].to(mask.device)):
+            self.structure = {"mask": mask}
+            self.__dict__.pop("_patterns", None)
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)

@@ -121,8 +121,9 @@ class Usv(StructuredMatrix):
         )
 
     def factors(self):
-        """U, S and V^T; their patterns are made anew, since the rank may have changed."""
-        self.__dict__.pop("_patterns", None)
+        """U, S and V^T; their patterns are made anew where the rank has changed."""
+        if self._patterns[1].shape != self.core.shape:
+            del self._patterns
         return super().factors()
 
     def thetas(self) -> tuple[Tensor, ...]:
