@@ -1,5 +1,6 @@
 """Modules without a matrix layer of their own, as matrices, against torch in float64."""
 
+import inspect
 import random
 
 import pytest
@@ -240,10 +241,34 @@ ONE_SHAPE = {
 }
 
 
+@pytest.mark.parametrize("name", [name for name in sm.__all__ if hasattr(nn, name)])
+def test_a_layer_is_called_by_the_names_of_torch(name):
+    ours, theirs = (inspect.signature(getattr(kinds, name).forward) for kinds in (sm, nn))
+    assert list(ours.parameters) == list(theirs.parameters)
+
+
+def test_a_network_that_names_its_arguments_is_converted():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv1d(2, 3, 3), nn.GroupNorm(1, 3)
+            self.pool, self.rnn = nn.AvgPool1d(2), nn.RNN(3, 4, batch_first=True)
+            self.linear = nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = self.pool(input=self.norm(input=self.conv(input=x))).mT
+            x, _ = self.rnn(input=x, hx=torch.ones(1, len(x), 4))
+            return self.linear(input=x)
+
+    torch.manual_seed(0)
+    network, x = Named(), torch.randn(5, 2, 8)
+    torch.testing.assert_close(sm.from_module(network, (2, 8))(x), network(x))
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
 @pytest.mark.parametrize("make", ONE_SHAPE.values(), ids=ONE_SHAPE)
 def test_a_nested_tensor_is_refused(make, layout):
     x = torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)], layout=layout)
-    with pytest.raises(TypeError, match=r"x must be .* of one shape.*got a nested one of 2"):
+    with pytest.raises(TypeError, match=r"must be .* of one shape.*got a nested one of 2"):
         make()(x)

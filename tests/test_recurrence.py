@@ -257,10 +257,10 @@ def test_layers_that_cannot_be_are_refused(options, rule):
         pytest.param((4,), None, r"d=2, got \(4,\)", id="one axis"),
         pytest.param((1, 1, 4, 2), None, r"d=2, got", id="four axes"),
         pytest.param((5, 0, 2), None, r"T >= 1", id="no step"),
-        pytest.param((5, 4, 2), (1, 4, 3), r"h0 .*got \(1, 4, 3\)", id="batch of h0"),
+        pytest.param((5, 4, 2), (1, 4, 3), r"hx .*got \(1, 4, 3\)", id="batch of h0"),
         pytest.param((5, 4, 2), (2, 5, 3), r"num_layers=1.*got \(2, 5, 3\)", id="layers of h0"),
-        pytest.param((4, 2), (1, 1, 3), r"h0 .*got \(1, 1, 3\)", id="batched h0, one sequence"),
-        pytest.param((5, 4, 2), (1, 3), r"h0 .*got \(1, 3\)", id="one h0, a batch"),
+        pytest.param((4, 2), (1, 1, 3), r"hx .*got \(1, 1, 3\)", id="batched h0, one sequence"),
+        pytest.param((5, 4, 2), (1, 3), r"hx .*got \(1, 3\)", id="one h0, a batch"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(x, h0, rule):

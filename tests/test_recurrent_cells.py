@@ -201,7 +201,7 @@ def test_an_lstm_cell_needs_a_pair():
 
 
 def test_a_list_is_refused():
-    with pytest.raises(TypeError, match=r"x must be a torch.Tensor, got list"):
+    with pytest.raises(TypeError, match=r"input must be a torch.Tensor, got list"):
         sm.GRUCell(3, 4)([1.0, 2, 3])
 
 

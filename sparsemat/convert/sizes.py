@@ -28,18 +28,18 @@ class PerSize(nn.Module):
         self.names = frozenset(first._parameters)
         self.__dict__["by_size"] = {layer.input_size: layer for layer in layers}
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """The output of the layer for images of this size.
 
         Raises:
             ValueError: There is none; the message names the sizes there are.
         """
-        layer = self.chosen(x)
+        layer = self.chosen(input)
         # of pruning or a parametrization, which stand at this module only
         computed = self.names - self._parameters.keys()
         layer.__dict__.update({name: getattr(self, name) for name in computed})
         try:
-            return layer(x, *args, **kwargs)
+            return layer(input, *args, **kwargs)
         finally:
             for name in computed:
                 del layer.__dict__[name]

@@ -65,20 +65,20 @@ class AverageLayer(MatrixLayer):
         """Find the product for one channel."""
         self._made(1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Average the windows of every image.
 
         Args:
-            x: Images ``(N, channels, *input_size)``, or one without the batch axis.
+            input: Images ``(N, channels, *input_size)``, or one without the batch axis.
 
         Returns:
             Tensor ``(N, channels, *output)``, or one without the batch axis.
 
         Raises:
-            TypeError: ``x`` is no tensor.
-            ValueError: ``x`` has another shape, or is of integers.
+            TypeError: ``input`` is no tensor.
+            ValueError: ``input`` has another shape, or is of integers.
         """
-        images = as_images(x, None, self.input_size)
+        images = as_images(input, None, self.input_size)
         as_dtype(images.dtype)
         n, channels = images.shape[:2]
         if is_traced(images):  # the product for one channel is at hand
@@ -87,7 +87,7 @@ class AverageLayer(MatrixLayer):
         else:
             y = self._times(channels, images.flatten(1))
             y = y.unflatten(1, (channels, *self._outputs()))
-        return y if x.ndim == images.ndim else y[0]
+        return y if input.ndim == images.ndim else y[0]
 
     def extra_repr(self) -> str:
         """The arguments that torch shows, and the size of the images."""

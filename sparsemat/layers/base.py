@@ -67,12 +67,12 @@ def as_images(x: torch.Tensor, channels: int | None, size: tuple[int, ...]) -> t
         TypeError: ``x`` is no tensor.
         ValueError: ``x`` has another shape than ``(N, channels, *size)`` or ``(channels, *size)``.
     """
-    require_tensor(x)
+    require_tensor(x, "images")
     dims = len(size)
     fits = x.ndim in (dims + 1, dims + 2) and x.shape[x.ndim - dims :] == size
     if not fits or channels not in (None, x.shape[x.ndim - dims - 1]):
         one = f"({'C' if channels is None else channels}, {', '.join(map(str, size))})"
-        raise ValueError(f"x must have shape (N, {one[1:]} or {one}, got {tuple(x.shape)}")
+        raise ValueError(f"images must have shape (N, {one[1:]} or {one}, got {tuple(x.shape)}")
     return x if x.ndim == dims + 2 else x[None]
 
 

@@ -57,12 +57,13 @@ class _Cell(MatrixLayer):
 
     def _batched(self, x: torch.Tensor, *states: torch.Tensor | None) -> list[torch.Tensor]:
         """Input and states with a batch axis; states that are None as zeros."""
-        require_tensor(x)
+        require_tensor(x, "input")
         if x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
             raise ValueError(
-                f"x must have shape (n, d) or (d,) with d={self.input_size}, got {tuple(x.shape)}"
+                f"input must have shape (n, d) or (d,) with d={self.input_size}, "
+                f"got {tuple(x.shape)}"
             )
-        require_type(x, self.weight_hh)
+        require_type(x, self.weight_hh, "input")
         shape = (*x.shape[:-1], self.hidden_size)
         for state in states:
             if state is None:
@@ -70,7 +71,7 @@ class _Cell(MatrixLayer):
             require_type(state, self.weight_hh, "a state")
             if tuple(state.shape) != shape:
                 raise ValueError(
-                    f"a state must have shape {shape} for x {tuple(x.shape)}, "
+                    f"a state must have shape {shape} for the input {tuple(x.shape)}, "
                     f"got {tuple(state.shape)}"
                 )
         states = [x.new_zeros(shape) if state is None else state for state in states]
@@ -90,20 +91,20 @@ class RNNCell(_Cell, nn.RNNCell):
     Source: chapter "Gated recurrence".
     """
 
-    def forward(self, x: torch.Tensor, hx: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, hx: torch.Tensor | None = None) -> torch.Tensor:
         """The next state.
 
         Args:
-            x: Shape ``(n, d)`` or ``(d,)``.
+            input: Shape ``(n, d)`` or ``(d,)``.
             hx: The state before, ``(n, h)`` or ``(h,)``; zeros if None.
 
         Raises:
             ValueError: A shape or type does not fit.
         """
-        inputs, h = self._batched(x, hx)
+        inputs, h = self._batched(input, hx)
         a = linear(inputs, self.weight_ih, self.bias_ih) + linear(h, self.weight_hh, self.bias_hh)
         h = a.tanh() if self.nonlinearity == "tanh" else a.relu()
-        return h if x.ndim == 2 else h[0]
+        return h if input.ndim == 2 else h[0]
 
 
 class LSTMCell(_Cell, nn.LSTMCell):
@@ -115,20 +116,20 @@ class LSTMCell(_Cell, nn.LSTMCell):
     """
 
     def forward(
-        self, x: torch.Tensor, hx: tuple[torch.Tensor, torch.Tensor] | None = None
+        self, input: torch.Tensor, hx: tuple[torch.Tensor, torch.Tensor] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The next state and the next cell.
 
         Args:
-            x: Shape ``(n, d)`` or ``(d,)``.
+            input: Shape ``(n, d)`` or ``(d,)``.
             hx: The state and the cell before, each ``(n, h)`` or ``(h,)``; zeros if None.
 
         Raises:
             ValueError: A shape or type does not fit.
         """
-        inputs, *before = self._batched(x, *_pair(hx))
+        inputs, *before = self._batched(input, *_pair(hx))
         _, (c,), (h,) = lstm_states(inputs[None], self._weights(), *before)
-        return (h, c) if x.ndim == 2 else (h[0], c[0])
+        return (h, c) if input.ndim == 2 else (h[0], c[0])
 
     def system(
         self, x: torch.Tensor, hx: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -156,19 +157,19 @@ class GRUCell(_Cell, nn.GRUCell):
 
     together = False
 
-    def forward(self, x: torch.Tensor, hx: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, hx: torch.Tensor | None = None) -> torch.Tensor:
         """The next state.
 
         Args:
-            x: Shape ``(n, d)`` or ``(d,)``.
+            input: Shape ``(n, d)`` or ``(d,)``.
             hx: The state before, ``(n, h)`` or ``(h,)``; zeros if None.
 
         Raises:
             ValueError: A shape or type does not fit.
         """
-        inputs, before = self._batched(x, hx)
+        inputs, before = self._batched(input, hx)
         (h,) = gru_states(inputs[None], self._weights(), before)[-1]
-        return h if x.ndim == 2 else h[0]
+        return h if input.ndim == 2 else h[0]
 
     def system(self, x: torch.Tensor, hx: torch.Tensor | None = None) -> GatedSystem:
         """The system $z = M z + E x + c$ of the step at one input, for z = (u, v, a, h).

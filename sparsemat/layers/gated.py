@@ -28,28 +28,30 @@ class _Recurrence(MatrixLayer):
     """What the layers share; stands before torch's layer, whose arguments and call they have."""
 
     def forward(
-        self, x: torch.Tensor, hx: torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None = None
+        self,
+        input: torch.Tensor,
+        hx: torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, Any]:
         """Run the recurrence over whole sequences; arguments and results are torch's.
 
         Args:
-            x: Shape ``(n, T, d)``, or ``(T, n, d)`` if not ``batch_first``, or ``(T, d)``.
+            input: Shape ``(n, T, d)``, or ``(T, n, d)`` if not ``batch_first``, or ``(T, d)``.
             hx: States before the first step, a pair for an LSTM; zeros if None.
 
         Raises:
-            TypeError: ``x`` is a packed sequence, or a state no tensor.
+            TypeError: ``input`` is a packed sequence, or a state no tensor.
             ValueError: A shape or type does not fit.
         """
-        require_tensor(x)
-        axis = 1 if x.ndim == 3 and self.batch_first else 0
-        if x.ndim not in (2, 3) or x.shape[-1] != self.input_size or x.shape[axis] == 0:
+        require_tensor(input, "input")
+        axis = 1 if input.ndim == 3 and self.batch_first else 0
+        if input.ndim not in (2, 3) or input.shape[-1] != self.input_size or input.shape[axis] == 0:
             raise ValueError(
-                f"x must have 2 or 3 axes, at least one step and end in {self.input_size} "
-                f"features, got {tuple(x.shape)}"
+                f"input must have 2 or 3 axes, at least one step and end in {self.input_size} "
+                f"features, got {tuple(input.shape)}"
             )
-        require_type(x, self.weight_hh_l0)
-        single = x.ndim == 2
-        states = x[:, None] if single else x.transpose(0, 1) if self.batch_first else x
+        require_type(input, self.weight_hh_l0, "input")
+        single = input.ndim == 2
+        states = input[:, None] if single else input.transpose(0, 1) if self.batch_first else input
         before = self._initial(hx, states.shape[1], single)
         last = []
         sides = 1 + self.bidirectional

@@ -76,32 +76,32 @@ class KernelLayer(MatrixLayer):
             untied.copy_(self._spread(self.weight))
         self.weight = untied
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Multiply every image by the weight matrix and add the bias.
 
         Args:
-            x: Images ``(N, in_channels, *input_size)``, or one without the batch axis.
+            input: Images ``(N, in_channels, *input_size)``, or one without the batch axis.
 
         Returns:
             Tensor ``(N, out_channels, *output_size)``, or one without the batch axis. It lies in
-            memory as ``x`` does, or features first: from 64 images on, or where pixels are untied
-            or padded with other things than zeros.
+            memory as ``input`` does, or features first: from 64 images on, or where pixels are
+            untied or padded with other things than zeros.
 
         Raises:
-            TypeError: ``x`` is no tensor.
-            ValueError: ``x`` has another shape or type.
+            TypeError: ``input`` is no tensor.
+            ValueError: ``input`` has another shape or type.
         """
-        return self._multiplied(x)
+        return self._multiplied(input)
 
     def _multiplied(self, x: torch.Tensor) -> torch.Tensor:
         images = as_images(x, self.in_channels, self.input_size)
         product = self.product  # refuses attributes of now that the form does not have
         if self.form == "native":
-            require_type(images, self.weight)
+            require_type(images, self.weight, "images")
             y = super().forward(images)
             return y if x.ndim == images.ndim else y[0]
         weight, bias, images = autocast(self.weight, self.bias, images)
-        require_type(images, weight)
+        require_type(images, weight, "images")
         y = product(weight.reshape(-1), images.flatten(1).t())
         if bias is not None:
             y = added(y.unflatten(0, (self.out_channels, -1)), bias[:, None, None]).flatten(0, 1)

@@ -161,32 +161,34 @@ class SparseLinear(MatrixLayer, nn.Module):
                 bound = np.where(entries > 0, entries.clip(1) ** -0.5, 0)
                 self.bias.uniform_(-1, 1).mul_(torch.from_numpy(bound).to(self.bias))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Multiply every vector by the matrix and add the bias.
 
         Args:
-            x: Shape ``(..., in_features)``.
+            input: Shape ``(..., in_features)``.
 
         Returns:
             Tensor of shape ``(..., out_features)``, features first in memory.
 
         Raises:
-            ValueError: x has another last axis.
+            ValueError: input has another last axis.
         """
-        require_tensor(x)
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
+        require_tensor(input, "input")
+        if input.ndim == 0 or input.shape[-1] != self.in_features:
             raise ValueError(
-                f"x must have shape (..., in_features) with in_features={self.in_features}, "
-                f"got {tuple(x.shape)}"
+                f"input must have shape (..., in_features) with in_features={self.in_features}, "
+                f"got {tuple(input.shape)}"
             )
-        weight, bias, x = autocast(self.weight, self.bias, x)
-        require_type(x, weight)
-        vectors = x if x.ndim == 2 else x.reshape(x.shape[:-1].numel(), self.in_features)
+        weight, bias, input = autocast(self.weight, self.bias, input)
+        require_type(input, weight, "input")
+        vectors = input
+        if input.ndim != 2:
+            vectors = input.reshape(input.shape[:-1].numel(), self.in_features)
         y = self.product(weight, vectors.t())
         if bias is not None:
             y = added(y, bias[:, None])
         y = y.t()
-        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self.out_features)
+        return y if input.ndim == 2 else y.reshape(*input.shape[:-1], self.out_features)
 
     @torch.no_grad()
     def prune_and_regrow(

@@ -54,20 +54,20 @@ class MaximumLayer(MatrixLayer):
         pattern = Pattern(shape, np.arange(shape[0]), col, np.zeros_like(col), 1)
         return pattern.fill(x.new_ones(1))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Select the first maximiser of every window.
 
         Args:
-            x: Images ``(N, channels, *input_size)``, or one without the batch axis.
+            input: Images ``(N, channels, *input_size)``, or one without the batch axis.
 
         Returns:
             Tensor ``(N, channels, *output)``, or one without the batch axis; it lies in memory as
-            ``x`` does, images or features first.
+            ``input`` does, images or features first.
 
         Raises:
-            ValueError: ``x`` has another shape.
+            ValueError: ``input`` has another shape.
         """
-        images = as_images(x, None, self.input_size)
+        images = as_images(input, None, self.input_size)
         # features first is torch's channels_last with images for channels
         swapped = images.stride(0) < images.stride(1)
         if swapped:
@@ -78,7 +78,7 @@ class MaximumLayer(MatrixLayer):
         y = pixels.mT.gather(1, places.mT).mT if swapped else pixels.gather(2, places)
         y = y.unflatten(2, chosen.shape[2:])
         y = y.transpose(0, 1) if swapped else y
-        return y if x.ndim == images.ndim else y[0]
+        return y if input.ndim == images.ndim else y[0]
 
     def extra_repr(self) -> str:
         """The arguments that torch shows, and the size of the images."""

@@ -122,46 +122,46 @@ class RNN(MatrixLayer, nn.Module):
         return choose(steps, n, self.hidden_size, self.nonlinearity, device, self.form)
 
     def forward(
-        self, x: torch.Tensor, h0: torch.Tensor | None = None
+        self, input: torch.Tensor, hx: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the recurrence over whole sequences.
 
         Args:
-            x: Shape ``(n, T, d)``, or ``(T, n, d)`` if not ``batch_first``, or ``(T, d)``.
-            h0: States before the first step, shape ``(num_layers, n, h)``, or ``(num_layers, h)``
+            input: Shape ``(n, T, d)``, or ``(T, n, d)`` if not ``batch_first``, or ``(T, d)``.
+            hx: States before the first step, shape ``(num_layers, n, h)``, or ``(num_layers, h)``
                 for one sequence; zeros if None.
 
         Returns:
-            The states of the last layer, as x but with h features, and the last state of every
-            layer, shaped as ``h0``.
+            The states of the last layer, as input but with h features, and the last state of every
+            layer, shaped as ``hx``.
 
         Raises:
-            TypeError: ``x`` or ``h0`` is no tensor.
+            TypeError: ``input`` or ``hx`` is no tensor.
             ValueError: A shape or type is not one of these, or there is no step.
         """
-        require_tensor(x)
-        if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
+        require_tensor(input, "input")
+        if input.ndim not in (2, 3) or input.shape[-1] != self.input_size:
             layout = "(n, T, d)" if self.batch_first else "(T, n, d)"
             raise ValueError(
-                f"x must have shape {layout} or (T, d) with d={self.input_size}, "
-                f"got {tuple(x.shape)}"
+                f"input must have shape {layout} or (T, d) with d={self.input_size}, "
+                f"got {tuple(input.shape)}"
             )
-        require_type(x, self.weight_hh_l0)
-        single = x.ndim == 2
-        states = x[:, None] if single else x.transpose(0, 1) if self.batch_first else x
+        require_type(input, self.weight_hh_l0, "input")
+        single = input.ndim == 2
+        states = input[:, None] if single else input.transpose(0, 1) if self.batch_first else input
         expected = (self.num_layers, states.shape[1], self.hidden_size)
-        if h0 is not None:
-            require_type(h0, self.weight_hh_l0, "h0")
-            if h0.shape != ((expected[0], expected[2]) if single else expected):
+        if hx is not None:
+            require_type(hx, self.weight_hh_l0, "hx")
+            if hx.shape != ((expected[0], expected[2]) if single else expected):
                 raise ValueError(
-                    f"h0 must hold a state for num_layers={self.num_layers} layers and every "
-                    f"sequence of x {tuple(x.shape)}, got {tuple(h0.shape)}"
+                    f"hx must hold a state for num_layers={self.num_layers} layers and every "
+                    f"sequence of input {tuple(input.shape)}, got {tuple(hx.shape)}"
                 )
-            h0 = h0.view(expected)
+            hx = hx.view(expected)
         last = []
         for layer in range(self.num_layers):
             inputs = linear(states, self._weight("ih", layer), self._bias(layer))
-            initial = None if h0 is None else h0[layer]
+            initial = None if hx is None else hx[layer]
             states = recurrence(
                 inputs, self._weight("hh", layer), initial, self.nonlinearity, self.form
             )

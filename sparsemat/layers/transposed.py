@@ -71,12 +71,12 @@ class _MatrixConvTranspose(KernelLayer):
         return transposed_size(self, self.input_size)
 
     def forward(
-        self, x: torch.Tensor, output_size: int | Sequence[int] | None = None
+        self, input: torch.Tensor, output_size: int | Sequence[int] | None = None
     ) -> torch.Tensor:
         """Multiply every image by the weight matrix and add the bias.
 
         Args:
-            x: Images ``(N, in_channels, *input_size)``, or one without the batch axis.
+            input: Images ``(N, in_channels, *input_size)``, or one without the batch axis.
             output_size: For callers of torch's layer; must be the size that the layer has.
 
         Returns:
@@ -84,8 +84,8 @@ class _MatrixConvTranspose(KernelLayer):
             first in memory.
 
         Raises:
-            TypeError: ``x`` is no tensor.
-            ValueError: ``x`` has another shape or type, or the layer another output size.
+            TypeError: ``input`` is no tensor.
+            ValueError: ``input`` has another shape or type, or the layer another output size.
         """
         if output_size is not None:
             wanted = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,)
@@ -94,7 +94,7 @@ class _MatrixConvTranspose(KernelLayer):
                     f"output_size must be that of the layer, {self.output_size}, "
                     f"got {output_size}; see output_padding"
                 )
-        return self._multiplied(x)
+        return self._multiplied(input)
 
     def _tied_pattern(self) -> Pattern:
         return _pattern(self, self.input_size)

@@ -66,11 +66,11 @@ class AdaptedLinear(nn.Module):
             return torch.ones(count).to(self.linear.weight)
         return count * self.logits.softmax(0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Multiply vectors of shape ``(..., in_features)``."""
-        y = self.linear(x)
+        y = self.linear(input)
         for gate, matrix in zip(self.gates(), self.matrices, strict=True):
-            y = y + gate * matrix(x)
+            y = y + gate * matrix(input)
         return y
 
     @torch.no_grad()

@@ -299,9 +299,9 @@ class StructuredLinear(nn.Module):
         """The weight matrix as the lazy product of its factors; the bias is no part of it."""
         return self.weight.matrix()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Multiply vectors of shape ``(..., in_features)`` and add the bias."""
-        y = self.weight(x)
+        y = self.weight(input)
         return y if self.bias is None else y + self.bias
 
 

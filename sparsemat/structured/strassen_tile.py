@@ -206,22 +206,22 @@ class StrassenTileLinear(nn.Module):
         """The lazy matrix of a slab of t rows; see :class:`StrassenTile`. The bias is no part."""
         return self.slab.matrix()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to every t consecutive rows.
 
         Args:
-            x: Shape ``(..., tokens, in_features)``.
+            input: Shape ``(..., tokens, in_features)``.
 
         Returns:
             Tensor of shape ``(..., tokens, out_features)``.
 
         Raises:
-            ValueError: x has one axis, or another last axis.
+            ValueError: input has one axis, or another last axis.
         """
-        self.check(x)
-        tokens, bases = x.shape[-2], self.bases
-        x = fill_tiles(x, bases.tile)
-        y = tile_product(x, self.slab.weight, bases.encode, bases.decode)[..., :tokens, :]
+        self.check(input, "input")
+        tokens, bases = input.shape[-2], self.bases
+        input = fill_tiles(input, bases.tile)
+        y = tile_product(input, self.slab.weight, bases.encode, bases.decode)[..., :tokens, :]
         return y if self.bias is None else y + self.bias
 
     def on_tiles(self, tiles: Tensor) -> Tensor:

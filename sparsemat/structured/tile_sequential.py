@@ -60,29 +60,29 @@ class TileSequential(nn.Sequential):
                 )
         return own
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply all layers to every t consecutive rows.
 
         Args:
-            x: Shape ``(..., tokens, in_features)``.
+            input: Shape ``(..., tokens, in_features)``.
 
         Returns:
             Tensor of shape ``(..., tokens, out_features)``.
 
         Raises:
-            ValueError: x has one axis, or another last axis.
+            ValueError: input has one axis, or another last axis.
         """
         first = self._tile_layers()[0]
-        first.check(x)
-        tokens, tile = x.shape[-2], first.bases.tile
-        filled = fill_tiles(x, tile)
+        first.check(input, "input")
+        tokens, tile = input.shape[-2], first.bases.tile
+        filled = fill_tiles(input, tile)
         real = None
         if filled.shape[-2] != tokens:
-            real = torch.arange(filled.shape[-2], device=x.device) < tokens
+            real = torch.arange(filled.shape[-2], device=input.device) < tokens
             real = real.expand(filled.shape[:-1]).reshape(-1, 1)
-        rows = filled.reshape(-1, x.shape[-1])
+        rows = filled.reshape(-1, input.shape[-1])
         if is_differentiated(rows, *self.parameters()) or any(map(_drops, self)):
-            y = self._through(rows, real, tile, x.shape[:-1])
+            y = self._through(rows, real, tile, input.shape[:-1])
         else:  # blocks of rows do not meet, and small ones stay in cache
             step = BLOCK_ROWS // tile * tile
             parts = rows.split(step)
