@@ -31,11 +31,16 @@ def prove(claim: z3.BoolRef, given: Iterable[z3.BoolRef] = ()) -> None:
         given: The hypotheses.
 
     Raises:
-        ProofError: There is a counterexample (it is named), or the solver gave up.
+        ProofError: There is a counterexample (it is named), no values satisfy the hypotheses, from
+            which anything follows, or the solver gave up.
+        ValueError: The claim is no formula, as where its variables have become numbers.
     """
-    model = _model([*given, z3.Not(claim)])
+    given = list(given)
+    model = _model([*given, _broken(claim)])
     if model is not None:
         raise ProofError(f"false, for example at {_assignment(model)}")
+    if given and _model(given) is None:
+        raise ProofError("proves nothing: no values satisfy the hypotheses")
 
 
 def refute(
@@ -53,8 +58,9 @@ def refute(
 
     Raises:
         ProofError: The claim holds (no counterexample), the solver gave up, or a size has no bound.
+        ValueError: The claim is no formula.
     """
-    constraints = [*given, z3.Not(claim)]
+    constraints = [*given, _broken(claim)]
     found = _model(constraints)
     if found is None:
         raise ProofError("the claim holds: there is no counterexample")
@@ -68,6 +74,13 @@ def refute(
             raise ProofError(f"undecided: {size} was still shrinking after {MOST_STEPS} steps")
         constraints.append(size == found.eval(size, model_completion=True))
     return _assignment(found)
+
+
+def _broken(claim: z3.BoolRef) -> z3.BoolRef:
+    """The negation; z3 would take a bool that Python has already decided, too."""
+    if not isinstance(claim, z3.BoolRef):
+        raise ValueError(f"the claim must be a z3 formula, got {claim!r}")
+    return z3.Not(claim)
 
 
 def _model(constraints: list[z3.BoolRef]) -> z3.ModelRef | None:

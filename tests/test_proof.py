@@ -24,6 +24,27 @@ def test_hypotheses_matter():
         prove(a * n + b < m * n, [n >= 1, m >= 1, a >= 0, a < m, b >= 0])
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param([a > b, b > a], id="two that contradict each other"),
+        pytest.param([a * a == 2], id="one without integers"),
+        pytest.param([z3.BoolVal(False)], id="false itself"),
+    ],
+)
+def test_hypotheses_that_nothing_satisfies_prove_nothing(given):
+    for claim in (a == b + 1, a != b + 1):  # both would follow
+        with pytest.raises(ProofError, match="no values satisfy the hypotheses"):
+            prove(claim, given)
+
+
+@pytest.mark.parametrize("ask", [prove, refute], ids=lambda ask: ask.__name__)
+@pytest.mark.parametrize("claim", [True, False], ids=["true", "false"])
+def test_a_claim_that_python_has_decided_is_no_formula(ask, claim):
+    with pytest.raises(ValueError, match=f"the claim must be a z3 formula, got {claim}"):
+        ask(claim, INSIDE)
+
+
 def test_a_false_claim_is_named_with_a_counterexample():
     with pytest.raises(ProofError, match=r"false, for example at a = \d+"):
         prove(a < 10, [a >= 0])
