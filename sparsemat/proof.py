@@ -55,12 +55,14 @@ def refute(
 
     Returns:
         The counterexample, variable name to value, sorted by name; it reads ``m = 3, n = 3``.
+        Nothing is divided by zero there, which z3 lets have any result.
 
     Raises:
         ProofError: The claim holds (no counterexample), the solver gave up, or a size has no bound.
         ValueError: The claim is no formula.
     """
     constraints = [*given, _broken(claim)]
+    constraints += [divisor != 0 for divisor in _divisors(constraints)]
     found = _model(constraints)
     if found is None:
         raise ProofError("the claim holds: there is no counterexample")
@@ -81,6 +83,20 @@ def _broken(claim: z3.BoolRef) -> z3.BoolRef:
     if not isinstance(claim, z3.BoolRef):
         raise ValueError(f"the claim must be a z3 formula, got {claim!r}")
     return z3.Not(claim)
+
+
+def _divisors(formulas: Iterable[z3.ExprRef]) -> list[z3.ArithRef]:
+    """What is divided by; below quantifiers it has no value of its own."""
+    found, seen, left = [], set(), list(formulas)
+    while left:
+        formula = left.pop()
+        if not z3.is_app(formula) or formula.get_id() in seen:
+            continue
+        seen.add(formula.get_id())
+        if formula.decl().kind() in (z3.Z3_OP_IDIV, z3.Z3_OP_MOD, z3.Z3_OP_REM, z3.Z3_OP_DIV):
+            found.append(formula.arg(1))
+        left += formula.children()
+    return found
 
 
 def _model(constraints: list[z3.BoolRef]) -> z3.ModelRef | None:

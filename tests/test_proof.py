@@ -1,6 +1,7 @@
 """Claims that hold, claims that fail, and claims the solver cannot decide."""
 
 import itertools
+import operator
 
 import pytest
 import z3
@@ -79,6 +80,21 @@ def test_a_counterexample_reads_as_assignments():
 def test_an_expression_can_be_minimised():
     found = refute(a * b < 12, [a >= 1, b >= 1], minimize=[a + b, a])
     assert found == {"a": 3, "b": 4}
+
+
+@pytest.mark.parametrize(
+    ("symbolic", "exact"),
+    [
+        pytest.param(lambda x, y: x / y, operator.floordiv, id="quotient"),
+        pytest.param(operator.mod, operator.mod, id="remainder"),
+    ],
+)
+def test_no_counterexample_divides_by_zero(symbolic, exact):
+    with pytest.raises(ProofError, match="no counterexample"):
+        refute(symbolic(a, b) <= a, [a >= 0, b >= 0])  # so it is for every divisor but 0
+    found = refute(symbolic(a, b) > 0, [a >= 2, b >= 0], minimize=[a, b])
+    smallest = next(divisor for divisor in itertools.count(1) if not exact(2, divisor) > 0)
+    assert found == {"a": 2, "b": smallest}
 
 
 def test_without_sizes_any_counterexample_will_do():
