@@ -125,15 +125,18 @@ def spy(
             f"shape and blocks must be at least 1, got {pattern.shape} and blocks={blocks}"
         )
     ax = ax or plt.subplots(figsize=_figsize(rows, cols))[1]
+    tiles, side = _tiles(pattern)
+    down, across = (side * count for count in tiles.shape)  # the last may reach beyond the matrix
     ax.imshow(
-        _tiles(pattern),
-        extent=(-0.5, cols - 0.5, rows - 0.5, -0.5),
+        tiles,
+        extent=(-0.5, across - 0.5, down - 0.5, -0.5),
         cmap=parameter_colours(pattern.num_parameters),
         vmin=0,
         vmax=max(pattern.num_parameters, len(PALETTE)) - 1,
         interpolation="nearest",
         aspect="equal",
     )
+    ax.set(xlim=(-0.5, cols - 0.5), ylim=(rows - 0.5, -0.5))
     if blocks is not None:
         style = {"color": INK, "linewidth": 0.5, "alpha": 0.6}
         for edge in range(blocks[0], rows, blocks[0]):
@@ -167,8 +170,8 @@ def corner(pattern: Pattern, size: int) -> Pattern:
     return Pattern(shape, top.row[inside], top.col[inside], index, len(used))
 
 
-def _tiles(pattern: Pattern) -> np.ndarray:
-    """The parameter of the last entry in each tile, NaN where there is none; slab by slab."""
+def _tiles(pattern: Pattern) -> tuple[np.ndarray, int]:
+    """The parameter of the last entry in each tile, NaN where there is none, and a tile's side."""
     rows, cols = pattern.shape
     step = -(-max(rows, cols) // MOST_TILES)
     image = np.full((-(-rows // step), -(-cols // step)), np.nan)
@@ -180,7 +183,7 @@ def _tiles(pattern: Pattern) -> np.ndarray:
         slab = pattern.rows(start, stop)
         image[(slab.row + start) // step, slab.col // step] = slab.index
         start = stop
-    return image
+    return image, step
 
 
 def curves(

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.backend_bases import MouseEvent
 
 import sparsemat as sm
 from sparsemat import plotting
@@ -144,6 +145,20 @@ def test_a_large_matrix_is_drawn_in_tiles():
     expected[pattern.row // 32, pattern.col // 32] = True
     assert np.array_equal(~np.ma.getmaskarray(drawn), expected)
     assert list(image.get_extent()) == [-0.5, 12287.5, 65535.5, -0.5]
+
+
+@pytest.mark.parametrize(
+    ("shape", "side"), [((3, 4), 1), ((4, 9), 3), ((9, 4), 3), ((7, 5), 2), ((9, 9), 3)], ids=str
+)
+def test_tiles_stand_where_their_cells_are(shape, side, monkeypatch):
+    monkeypatch.setattr(plotting, "MOST_TILES", 4)
+    last = shape[0] - 1, shape[1] - 1
+    ax = plotting.spy(sm.Pattern(shape, [last[0]], [last[1]], [0], 1))
+    for row, col in np.ndindex(shape):
+        event = MouseEvent("move", ax.figure.canvas, *ax.transData.transform((col, row)))
+        filled = (row // side, col // side) == (last[0] // side, last[1] // side)
+        assert np.ma.is_masked(ax.images[0].get_cursor_data(event)) != filled
+    assert (ax.get_xlim(), ax.get_ylim()) == ((-0.5, last[1] + 0.5), (last[0] + 0.5, -0.5))
 
 
 def test_zero_is_transparent_and_signs_have_their_colours():
