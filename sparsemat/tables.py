@@ -119,7 +119,8 @@ def number(value: object, digits: int = 4) -> str:
     if not isclose(float(text), value, rel_tol=1e-12):
         text = f"{value:#.{digits}g}".rstrip(".")  # a rounded number shows all its digits
     if "e" not in text and abs(value) >= 1000:
-        text = f"{float(text):,.10g}"
+        whole, point, rest = text.partition(".")
+        text = f"{int(whole):,}{point}{rest}"
     return _plain(text)
 
 

@@ -43,6 +43,20 @@ def test_numbers(value, shown):
     assert number(value) == shown
 
 
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [
+        pytest.param(1000.04, 5, "1\u202f000.0", id="rounded to a whole number"),
+        pytest.param(-1234.5004, 6, "\u22121\u202f234.50", id="rounded to a tenth"),
+        pytest.param(1234567.891234, 12, "1\u202f234\u202f567.89123", id="more than ten digits"),
+        pytest.param(1234.5, 6, "1\u202f234.5", id="exact"),
+        pytest.param(98765.4, 5, "98\u202f765", id="no digit after the point"),
+    ],
+)
+def test_large_numbers_show_all_their_digits(value, digits, shown):
+    assert number(value, digits) == shown
+
+
 def test_a_table_has_caption_scopes_headings_and_alignment():
     soup = BeautifulSoup(Table(ROWS, COLUMNS, caption="Runs.")._repr_html_(), "html.parser")
     assert soup.caption.text == "Runs."
