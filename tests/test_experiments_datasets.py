@@ -214,6 +214,46 @@ def test_a_damaged_npz_file_is_named(data, damage):
         datasets.load("cifar10")
 
 
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        pytest.param(
+            lambda made: {"x_train": made["x_train"][1:]},
+            r"y_train must have shape \(6,\), got \(7,\)",
+            id="an image less",
+        ),
+        pytest.param(
+            lambda made: {"y_test": made["y_test"][1:]},
+            r"y_test must have shape \(3,\), got \(2,\)",
+            id="a label less",
+        ),
+        pytest.param(
+            lambda made: {"y_train": made["y_train"][:, None]},
+            r"y_train must have shape \(7,\), got \(7, 1\)",
+            id="labels as a column",
+        ),
+        pytest.param(
+            lambda made: {"y_train": made["y_train"] + 10}, "from 0 to 9, got 1", id="other labels"
+        ),
+        pytest.param(
+            lambda made: {"x_test": (made["x_test"] / 255).astype(np.float32)},
+            "x_test must be uint8 of shape .*, got float32",
+            id="pixels from 0 to 1",
+        ),
+        pytest.param(
+            lambda made: {"x_train": made["x_train"].transpose(0, 3, 1, 2)},
+            r"x_train must be uint8 of shape .*, got uint8 \(7, 3, 32, 32\)",
+            id="channels first",
+        ),
+    ],
+)
+def test_an_npz_file_of_another_form_is_refused(data, change, rule):
+    arrays = cifar_arrays(10)
+    np.savez(data / "cifar10.npz", **arrays | change(arrays))
+    with pytest.raises(ValueError, match=rf"cifar10.npz must hold the arrays x_train.*{rule}"):
+        datasets.load("cifar10")
+
+
 def test_cifar_is_downloaded_through_torchvision(server, data, monkeypatch):
     from torchvision.datasets import CIFAR10
 

@@ -91,7 +91,7 @@ def cifar10() -> Dataset:
     the release and checks it.
 
     Raises:
-        ValueError: The npz file does not hold these arrays.
+        ValueError: The npz file does not hold these arrays, or not as many labels as images.
         FileNotFoundError: The release is missing and cannot be downloaded.
     """
     return _cifar("cifar10")
@@ -130,12 +130,28 @@ def _cifar_npz(path: Path) -> tuple:
                 (arrays[f"x_{part}"], arrays[f"y_{part}"].astype(np.int64))
                 for part in ("train", "test")
             )
-            return train, test, arrays["classes"]
+            labels = arrays["classes"]
+        for part, (pixels, classes) in (("train", train), ("test", test)):
+            _check_images(part, pixels, classes, len(labels))
+        return train, test, labels
     except _UNREADABLE as error:
         raise ValueError(
             f"{path} must hold the arrays x_train, y_train, x_test, y_test and classes ({error}): "
             "delete it, and the release is downloaded"
         ) from error
+
+
+def _check_images(part: str, pixels: np.ndarray, classes: np.ndarray, kinds: int) -> None:
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != (32, 32, 3):
+        raise ValueError(
+            f"x_{part} must be uint8 of shape (N, 32, 32, 3), got {pixels.dtype} {pixels.shape}"
+        )
+    if classes.shape != (len(pixels),):
+        raise ValueError(f"y_{part} must have shape ({len(pixels)},), got {classes.shape}")
+    if len(classes) and not 0 <= classes.min() <= classes.max() < kinds:
+        raise ValueError(
+            f"y_{part} must be from 0 to {kinds - 1}, got {classes.min()} to {classes.max()}"
+        )
 
 
 def cifar_archive(name: str) -> PublishedFile:
