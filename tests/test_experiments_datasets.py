@@ -515,6 +515,44 @@ def test_mt200_errors_say_how_to_make_the_file(data):
         datasets.load("electricity-mt200")
 
 
+def _swapped(lines, one, other):
+    lines[one], lines[other] = lines[other], lines[one]
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        pytest.param(
+            lambda lines: _swapped(lines, 9000, 9001), "the hours in their order", id="swapped"
+        ),
+        pytest.param(
+            lambda lines: [*lines[:9000], lines[9000], lines[9000], *lines[9002:]],
+            "the hours in their order",
+            id="an hour twice in place of the next",
+        ),
+        pytest.param(
+            lambda lines: [lines[0], *lines[:0:-1]], "the hours in their order", id="reversed"
+        ),
+        pytest.param(
+            lambda lines: [*lines[:9001], *lines[9002:-1], "2014-12-31,24,1.0"],
+            "24 hours a day, got 23 on 2012-01-11, 25 on 2014-12-31",
+            id="an hour of another day",
+        ),
+        pytest.param(
+            lambda lines: [*lines[:9000], "2012-01-11,noon,1.0", *lines[9001:]],
+            "a number under hour",
+            id="no hour",
+        ),
+    ],
+)
+def test_mt200_has_every_hour_once_and_in_order(data, change, rule):
+    lines = change(mt200_csv().splitlines())
+    (data / "LD_MT200_hour.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=f"LD_MT200_hour.csv must have {rule}"):
+        datasets.load("electricity-mt200")
+
+
 # ---- text ----
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -176,7 +178,7 @@ def electricity_mt200() -> Dataset:
 
     Raises:
         FileNotFoundError: The file is not in the data folder.
-        ValueError: It does not have every hour of 2012 to 2014.
+        ValueError: It does not have every hour of 2012 to 2014 in their order.
     """
     path = folder() / MT_200_FILE
     if not path.exists():
@@ -191,15 +193,21 @@ def electricity_mt200() -> Dataset:
             raise ValueError(
                 f"{path} must have the columns date, hour, MT_200, got {reader.fieldnames}"
             )
-        values = [
-            _number(path, row, "MT_200")
-            for row in reader
-            if "2012-01-01" <= row["date"] <= "2014-12-31"
-        ]
-    if len(values) != ELECTRICITY_ROWS:
+        found = [row for row in reader if "2012-01-01" <= row["date"] <= "2014-12-31"]
+    if len(found) != ELECTRICITY_ROWS:
         raise ValueError(
-            f"{path} must have the 26304 hours of 2012 to 2014, got {len(values)} rows of them"
+            f"{path} must have the 26304 hours of 2012 to 2014, got {len(found)} rows of them"
         )
+    hours = [(row["date"], _number(path, row, "hour")) for row in found]
+    for before, after in pairwise(hours):
+        if not before < after:
+            raise ValueError(
+                f"{path} must have the hours in their order, got {after} after {before}"
+            )
+    days = Counter(date for date, _ in hours)
+    if uneven := [f"{count} on {day}" for day, count in days.items() if count != 24]:
+        raise ValueError(f"{path} must have 24 hours a day, got {', '.join(uneven[:3])}")
+    values = [_number(path, row, "MT_200") for row in found]
     rows = np.array(values)[:, None]
     return windows("electricity-mt200", rows, **_ELECTRICITY, subset="client MT_200 of 321")
 
