@@ -12,6 +12,7 @@ import sys
 import tarfile
 import zipfile
 from collections import Counter
+from datetime import datetime, timedelta
 from importlib.resources import files
 
 import numpy as np
@@ -920,9 +921,13 @@ def test_a_truncated_wikitext_is_refused(data):
         file.fetch()
 
 
-def two_clients(rows):
-    lines = ["date,0,OT", *(f"2016/7/1 2:00,{row % 7},{1000 + row % 11}" for row in range(rows))]
-    return "\n".join(lines) + "\n"
+def two_clients(rows, order=lambda lines: lines):
+    hours = (datetime(2016, 7, 1, 2) + timedelta(hours=row) for row in range(rows))
+    lines = [
+        f"{hour.year}/{hour.month}/{hour.day} {hour.hour}:00,{row % 7},{1000 + row % 11}"
+        for row, hour in enumerate(hours)
+    ]
+    return "\n".join(["date,0,OT", *order(lines)]) + "\n"
 
 
 def test_two_clients_have_the_papers_split_and_window(data):
@@ -941,6 +946,26 @@ def test_two_clients_have_the_papers_split_and_window(data):
         pytest.param("date,OT,0\n", "must have the columns date, 0, OT", id="columns"),
         pytest.param(two_clients(3) + "2016/7/1 2:00,1\n", "a number under OT", id="cut row"),
         pytest.param(two_clients(3) + "2016/7/1 2:00,x,1\n", "a number under 0", id="word"),
+        pytest.param(
+            two_clients(26_304, sorted),
+            "a row an hour, got 2016/10/1 10:00 after 2016/10/1 0:00",
+            id="sorted as text",
+        ),
+        pytest.param(
+            two_clients(26_304, lambda lines: [lines[0], *lines[:-1]]),
+            "a row an hour, got 2016/7/1 2:00 after 2016/7/1 2:00",
+            id="a row twice",
+        ),
+        pytest.param(
+            two_clients(26_305, lambda lines: lines[:7] + lines[8:]),
+            "a row an hour, got 2016/7/1 10:00 after 2016/7/1 8:00",
+            id="a row left out",
+        ),
+        pytest.param(
+            two_clients(26_304, lambda lines: [*lines[:-1], "noon,1,2"]),
+            "a date such as 2016/7/1 2:00, got noon",
+            id="no date",
+        ),
     ],
 )
 def test_another_file_of_two_clients_is_refused(data, content, rule):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
+from datetime import datetime, timedelta
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
@@ -139,7 +141,7 @@ def electricity_two_clients() -> Dataset:
 
     Raises:
         FileNotFoundError: The file is not in the data folder.
-        ValueError: It does not have 26,304 hours of the two.
+        ValueError: It does not have 26,304 hours of the two, each after the one before.
     """
     path = folder() / TWO_CLIENTS_FILE
     if not path.exists():
@@ -151,12 +153,23 @@ def electricity_two_clients() -> Dataset:
         reader = csv.DictReader(file)
         if reader.fieldnames != ["date", "0", "OT"]:
             raise ValueError(f"{path} must have the columns date, 0, OT, got {reader.fieldnames}")
-        rows = np.array([[_number(path, row, name) for name in ("0", "OT")] for row in reader])
+        found = list(reader)
+    rows = np.array([[_number(path, row, name) for name in ("0", "OT")] for row in found])
     if len(rows) != ELECTRICITY_ROWS:
         raise ValueError(f"{path} must have 26304 rows, got {len(rows)}")
+    for before, after in pairwise(row["date"] for row in found):
+        if _moment(path, after) - _moment(path, before) != timedelta(hours=1):
+            raise ValueError(f"{path} must have a row an hour, got {after} after {before}")
     return windows(
         "electricity-two-clients", rows, **_ELECTRICITY, subset="clients 0 and OT of 321"
     )
+
+
+def _moment(path: Path, date: str) -> datetime:
+    try:
+        return datetime(*map(int, re.findall(r"\d+", date)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} must have a date such as 2016/7/1 2:00, got {date}") from error
 
 
 def _number(path: Path, row: dict, column: str) -> float:
