@@ -375,6 +375,37 @@ def test_decoded_images_are_kept_until_their_number_changes(tiny, data, monkeypa
     assert decoded == [4, 2, 3, 2, 3, 2]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(
+            lambda root: (root / "wnids.txt").write_text("n01\nn02\n"),
+            id="classes in another order",
+        ),
+        pytest.param(
+            lambda root: (root / "train/n02/images/n02_0.JPEG").rename(
+                root / "train/n01/images/n01_2.JPEG"
+            ),
+            id="an image in another class",
+        ),
+        pytest.param(
+            lambda root: (root / "val/val_annotations.txt").write_text(
+                "val_1.JPEG\tn02\nval_0.JPEG\tn01\n"
+            ),
+            id="test images in another order",
+        ),
+    ],
+)
+def test_kept_images_of_other_files_are_decoded_again(tiny, data, change):
+    datasets.load("tiny-imagenet")
+    change(data / "tiny-imagenet-200")
+    datasets.tiny_imagenet.cache_clear()
+    changed = datasets.load("tiny-imagenet").fingerprint
+    (data / "tiny-imagenet-200.npz").unlink()
+    datasets.tiny_imagenet.cache_clear()
+    assert datasets.load("tiny-imagenet").fingerprint == changed
+
+
 # ---- series ----
 
 

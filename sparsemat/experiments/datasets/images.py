@@ -197,7 +197,7 @@ def tiny_imagenet() -> Dataset:
 
     The test part is the release's validation part: its test images have no labels. Classes count
     in the order of ``wnids.txt``; grey images get three equal channels. The decoded images are kept
-    beside the folder, and decoded again when their number changes.
+    beside the folder, and decoded again when there are other files.
 
     Raises:
         FileNotFoundError: The release is missing and cannot be downloaded, or lacks a file.
@@ -234,18 +234,19 @@ def tiny_imagenet() -> Dataset:
 
 
 def _decoded(kept: Path, *parts: list[tuple[Path, int]]) -> list[np.ndarray]:
-    """The images of the parts, read from ``kept`` if that holds as many."""
-    names = [f"part{number}" for number in range(len(parts))]
+    """The images of the parts, read from ``kept`` if that holds those of the same files."""
+    paths = {f"part{number}": [path for path, _ in part] for number, part in enumerate(parts)}
+    known = {name: [str(path.relative_to(kept.parent)) for path in paths[name]] for name in paths}
     if kept.exists():
         with suppress(*_UNREADABLE), np.load(kept) as arrays:
-            images = [arrays[name] for name in names]
-            if [len(pixels) for pixels in images] == [len(part) for part in parts]:
-                return images
-    images = [_decode([path for path, _ in part]) for part in parts]
+            if all(arrays[f"{name}_files"].tolist() == known[name] for name in paths):
+                return [arrays[name] for name in paths]
+    images = {name: _decode(paths[name]) for name in paths}
+    named = {f"{name}_files": np.array(known[name], dtype=np.str_) for name in paths}
     # a folder that cannot be written costs time, no more
     with suppress(OSError), atomic(kept) as partial, partial.open("wb") as file:
-        np.savez(file, **dict(zip(names, images, strict=True)))
-    return images
+        np.savez(file, **images, **named)
+    return list(images.values())
 
 
 def _decode(paths: list[Path]) -> np.ndarray:
