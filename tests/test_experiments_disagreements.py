@@ -1,6 +1,7 @@
 """Test images on which runs disagree: which are kept, and McNemar's test."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,6 +55,14 @@ def test_a_network_that_misses_its_record_is_refused(results, tmp_path):
     (tmp_path / f"{NAMES[1]}.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="must classify the same data"):
         disagreements.collect(tmp_path, NAMES)
+
+
+def test_images_in_another_order_are_not_the_records(results, monkeypatch):
+    sample = datasets.load("mnist-sample")
+    other = replace(sample, test=tuple(part.flip(0) for part in sample.test))
+    monkeypatch.setitem(datasets.DATASETS, "mnist-sample", lambda: other)
+    with pytest.raises(ValueError, match=f"{NAMES[0]} needs the data of its run"):
+        disagreements.collect(results, NAMES)
 
 
 def test_pairs_are_counted_and_tested():

@@ -72,6 +72,9 @@ def test_runs_that_do_not_belong_together_are_refused(trained, tmp_path):
     (tmp_path / f"{NAMES['tied']}.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="must classify the same data"):
         learned.collect(tmp_path, tmp_path, [NAMES["native"], NAMES["tied"]])
+    with pytest.raises(ValueError, match=f"{NAMES['tied']} needs the data of its run, another"):
+        learned.collect(tmp_path, tmp_path, [NAMES["tied"]])
+    record["data"]["fingerprint"] = datasets.load("mnist-sample").fingerprint
     (epoch,) = record["curve"]
     epoch["accuracy"] += 1
     record |= {"best": epoch, "last": epoch}

@@ -88,6 +88,15 @@ def test_words_that_are_not_there_are_refused(reader, words):
         weights.keep(path, folder / f"{path.stem}-quick.ckpt", folder, words=words)
 
 
+def test_words_of_other_data_are_refused(reader, monkeypatch):
+    folder, path = reader
+    texts = datasets.load("ag-news-standin")
+    other = replace(texts, train=tuple(part.flip(0) for part in texts.train))  # in another order
+    monkeypatch.setitem(datasets.DATASETS, "ag-news-standin", lambda: other)
+    with pytest.raises(ValueError, match=rf"needs the data of its run, {texts.fingerprint}, but"):
+        weights.keep(path, folder / f"{path.stem}-quick.ckpt", folder, words=100)
+
+
 @pytest.fixture(scope="module")
 def language(tmp_path_factory):
     """A folder with record and checkpoint of a short run on running text, with two clusters."""

@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch import Tensor, nn
 
-from . import datasets, records, weights
-from .configurations import EXPERIMENTS
+from . import records, weights
 from .files import atomic
 from .training import EVALUATION_BATCH
 
@@ -59,14 +58,13 @@ def tested(runs: Sequence[dict]) -> tuple[Tensor, Tensor]:
         runs: Their records.
 
     Raises:
-        ValueError: The runs do not classify the same data.
+        ValueError: The runs do not classify the same data, or those that are here are others.
     """
     told = {(run["experiment"], run["data"]["fingerprint"], run["metric"]) for run in runs}
     if len(told) != 1 or runs[0]["metric"] != "accuracy":
         names = ", ".join(map(records.name_of, runs))
         raise ValueError(f"the runs must classify the same data, got {names}")
-    profile = EXPERIMENTS[runs[0]["experiment"]].profiles[runs[0]["profile"]]
-    return datasets.load(profile.dataset).test
+    return weights.data_of(runs[0]).test
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import sparsemat as sm
 
-from . import datasets, records, weights
+from . import records, weights
 from .devices import make_fabric
 from .files import atomic
 from .models.text import attention_matrices
@@ -54,8 +54,8 @@ def collect(record_path: Path, checkpoint: Path, results: Path) -> Path:
         The file ``results/weights/NAME-reach.safetensors`` that :func:`read` reads.
 
     Raises:
-        ValueError: It is no such run, its checkpoint is not that of its record, or the network
-            does not reach its record's perplexity.
+        ValueError: It is no such run, its checkpoint or the text is not that of its record, or the
+            network does not reach its record's perplexity.
     """
     run, name = records.read(record_path), record_path.stem
     configuration = records.find(run["experiment"], run["variant"], run["profile"])
@@ -65,7 +65,7 @@ def collect(record_path: Path, checkpoint: Path, results: Path) -> Path:
             f"{run['experiment']}, {run['variant']}"
         )
     model = weights.restored(run, checkpoint).eval()
-    text = datasets.load(configuration.dataset).test
+    text = weights.data_of(run).test
     length = text[0].shape[1]
     bands = sorted({0, *(2**k for k in range((length - 1).bit_length())), length - 1})
     found = [_perplexity(model, text, band) for band in bands]

@@ -36,7 +36,8 @@ def keep(record_path: Path, checkpoint: Path, results: Path, words: int | None =
 
     Raises:
         ValueError: The checkpoint is missing, its weights are not those of the record, or words
-            are asked for of another network, or a number that it cannot keep.
+            are asked for of another network, or a number that it cannot keep, or where the data
+            are not the record's.
     """
     run = records.read(record_path)
     model = restored(run, checkpoint)
@@ -79,6 +80,24 @@ def restored(run: dict, checkpoint: Path) -> nn.Module:
             f"{found}"
         )
     return model
+
+
+def data_of(run: dict) -> datasets.Dataset:
+    """The data of a run.
+
+    Args:
+        run: The record.
+
+    Raises:
+        ValueError: Those that are here are others, such as a release in another order.
+    """
+    data = datasets.load(records.find(run["experiment"], run["variant"], run["profile"]).dataset)
+    if data.fingerprint != run["data"]["fingerprint"]:
+        raise ValueError(
+            f"{records.name_of(run)} needs the data of its run, {run['data']['fingerprint']}, but "
+            f"{data.name} is {data.fingerprint}"
+        )
+    return data
 
 
 def load(results: Path | str, name: str) -> nn.Module:
@@ -136,15 +155,14 @@ def _build(run: dict, words: int | None = None) -> nn.Module:
 
 def _most_frequent(run: dict, words: int) -> tuple[str, ...]:
     """So many words, by id; before those of a classifier come padding and the unknown word."""
-    configuration = records.find(run["experiment"], run["variant"], run["profile"])
-    network = configuration.network
+    network = records.find(run["experiment"], run["variant"], run["profile"]).network
     if isinstance(network, models.LanguageModel):
         if words not in network.cuts:
             raise ValueError(f"words must be one of the network's cuts {network.cuts}, got {words}")
-        return datasets.load(configuration.dataset).vocabulary[:words]
+        return data_of(run).vocabulary[:words]
     if not isinstance(network, models.TextClassifier):
         raise ValueError(f"words can be kept of a network of texts, got {run['experiment']}")
-    known = datasets.load(configuration.dataset).vocabulary
+    known = data_of(run).vocabulary
     if not 0 <= words <= len(known) - 2:
         raise ValueError(f"words must be from 0 to the network's {len(known) - 2}, got {words}")
     return known[: 2 + words]
