@@ -55,7 +55,11 @@ def test_bits_are_those_of_the_probabilities():
 
 
 @pytest.mark.parametrize(
-    "best, scores, rate", [(max, [1, 3, 3], 0.03), (min, [2, 1, 1], 0.03), (min, [0, 1, 0], 0.01)]
+    "best, scores, rate",
+    [
+        *((max, [1, 3, 3], 0.03), (min, [2, 1, 1], 0.03), (min, [0, 1, 0], 0.01)),
+        *((min, [math.nan, 2, 1], 0.1), (max, [math.nan, 1, 2], 0.1), (min, [2, math.nan, 1], 0.1)),
+    ],
 )
 def test_the_first_of_the_best_rates_is_chosen(best, scores, rate):
     rates = (0.01, 0.03, 0.1)

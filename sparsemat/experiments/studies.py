@@ -100,5 +100,9 @@ def bits(network: nn.Module, data: tuple[Tensor, Tensor]) -> float:
 
 
 def best_rate(rates: Sequence[float], held_out: Mapping[str, float], best: Callable = max) -> float:
-    """The first of the rates with the best score on held-out examples, kept by its text."""
-    return best(rates, key=lambda rate: held_out[str(rate)])
+    """The first of the rates with the best score on held-out examples, kept by its text.
+
+    A score that is no number is worst.
+    """
+    known = [rate for rate in rates if not math.isnan(held_out[str(rate)])]
+    return best(known or rates, key=lambda rate: held_out[str(rate)])
