@@ -43,6 +43,22 @@ def test_characters_are_the_beginning_of_each_part(texts):
         assert "".join(alphabet[k] for k in targets.flatten()) == text[1 : len(read) + 1]
 
 
+@pytest.mark.parametrize("numbers", [(5000, 150), (300, 5000)], ids=["train", "others"])
+def test_more_characters_than_there_are_are_refused(texts, numbers):
+    with pytest.raises(ValueError, match=r"text must have 5000 characters in a part, got \d+"):
+        studies.characters("text", *numbers)
+
+
+def test_images_are_drawn_once_each_and_no_more_than_there_are(monkeypatch):
+    part = torch.arange(10)[:, None], torch.arange(10)
+    monkeypatch.setattr(studies.datasets, "load", lambda name: Dataset(name, part, part))
+    found = studies.splits("ten", 7, 3)
+    drawn = torch.cat([found[name][1] for name in ("train", "held out")])
+    assert drawn.sort().values.tolist() == list(range(10))
+    with pytest.raises(ValueError, match="at most the 10 training images of ten, got 7 and 4"):
+        studies.splits("ten", 7, 4)
+
+
 def test_bits_are_those_of_the_probabilities():
     torch.manual_seed(0)
     inputs, targets = torch.randint(5, (230, 7)), torch.randint(5, (230, 7))

@@ -24,9 +24,17 @@ def splits(name: str, train: int, held_out: int) -> dict[str, tuple[Tensor, Tens
 
     Returns:
         By ``"train"``, ``"held out"`` and ``"test"``.
+
+    Raises:
+        ValueError: There are not so many training images.
     """
     found = datasets.load(name)
     images, labels = found.train
+    if train + held_out > len(images):
+        raise ValueError(
+            f"train and held_out must be at most the {len(images)} training images of {name}, "
+            f"got {train} and {held_out}"
+        )
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     parts = {"train": order[:train], "held out": order[train : train + held_out]}
     return {part: (images[at], labels[at]) for part, at in parts.items()} | {"test": found.test}
@@ -46,6 +54,9 @@ def characters(name: str, train: int, others: int) -> dict[str, tuple[Tensor, Te
     Returns:
         By ``"train"``, ``"held out"`` (where there is a validation part) and ``"test"``: int64
         ``(N, 64)`` and ``(N, 64)``.
+
+    Raises:
+        ValueError: A part does not have so many characters.
     """
     found = datasets.load(name)
     spelled = ["\n" if word == END else f" {word}" for word in found.vocabulary]
@@ -53,6 +64,8 @@ def characters(name: str, train: int, others: int) -> dict[str, tuple[Tensor, Te
 
     def part(words: Tensor, number: int) -> tuple[Tensor, Tensor]:
         text = "".join(spelled[word] for word in words.flatten()[:number].tolist())
+        if len(text) < number:
+            raise ValueError(f"{name} must have {number} characters in a part, got {len(text)}")
         return blocks(np.array([ids[character] for character in text[:number]]))
 
     parts = {"train": part(found.train[0], train), "test": part(found.test[0], others)}
