@@ -237,7 +237,8 @@ def filters(banks: Mapping[str, Tensor]) -> Figure:
     size = 7, 0.2 + 0.5 * len(banks)
     fig, axes = plt.subplots(len(banks), count, figsize=size, layout="constrained", squeeze=False)
     for line, (name, bank) in zip(axes, banks.items(), strict=True):
-        scaled = (bank / bank.abs().max()).numpy(force=True)
+        largest = bank.abs().max()
+        scaled = (bank / largest.where(largest > 0, 1)).numpy(force=True)
         for ax, image in zip(line, scaled, strict=True):
             shown = image[0] if len(image) == 1 else 0.5 + 0.5 * image.transpose(1, 2, 0)
             ax.imshow(shown, cmap=SIGNED, vmin=-1, vmax=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 
 import z3
 
@@ -10,11 +11,14 @@ TIMEOUT_MS = 60_000
 MOST_STEPS = 200
 
 
+Value = int | Fraction | bool | str  # of an integer, a real, a truth; else what z3 writes
+
+
 class ProofError(AssertionError):
     """The claim is false, or the solver could not decide it."""
 
 
-class _Assignment(dict[str, int]):
+class _Assignment(dict[str, Value]):
     """Variable name to value, sorted by name; shown as ``m = 3, n = 3``."""
 
     def __repr__(self) -> str:
@@ -45,7 +49,7 @@ def prove(claim: z3.BoolRef, given: Iterable[z3.BoolRef] = ()) -> None:
 
 def refute(
     claim: z3.BoolRef, given: Iterable[z3.BoolRef] = (), minimize: Iterable[z3.ArithRef] = ()
-) -> dict[str, int]:
+) -> dict[str, Value]:
     """Find values that satisfy ``given`` and break ``claim``.
 
     Args:
@@ -110,7 +114,15 @@ def _model(constraints: list[z3.BoolRef]) -> z3.ModelRef | None:
     return solver.model() if answer == z3.sat else None
 
 
-def _assignment(model: z3.ModelRef) -> dict[str, int]:
+def _assignment(model: z3.ModelRef) -> dict[str, Value]:
     constants = [symbol for symbol in model.decls() if symbol.arity() == 0]
     names = sorted(constants, key=lambda symbol: symbol.name())
-    return _Assignment({s.name(): model[s].as_long() for s in names})
+    return _Assignment({s.name(): _value(model[s]) for s in names})
+
+
+def _value(found: z3.ExprRef) -> Value:
+    if z3.is_int_value(found):
+        return found.as_long()
+    if z3.is_rational_value(found):
+        return found.as_fraction()
+    return z3.is_true(found) if z3.is_bool(found) else str(found)

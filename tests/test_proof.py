@@ -77,6 +77,21 @@ def test_a_counterexample_reads_as_assignments():
     assert repr(refute(a + b < 10, [a >= 0, b >= 0], minimize=[a, b])) == "a = 0, b = 10"
 
 
+@pytest.mark.parametrize(
+    ("make", "shown"),
+    [
+        (lambda: 3 * z3.Real("x") != 1, "x = 1/3"),
+        (lambda: z3.Not(z3.Bool("p")), "p = True"),
+        (lambda: z3.Bool("p"), "p = False"),
+        (lambda: z3.Or(z3.Real("x") ** 2 != 2, z3.Real("x") < 0), r"x = 1\.414"),
+    ],
+    ids=["a fraction", "true", "false", "a root"],
+)
+def test_a_counterexample_need_not_be_integers(make, shown):
+    with pytest.raises(ProofError, match=f"false, for example at {shown}"):
+        prove(make())
+
+
 def test_an_expression_can_be_minimised():
     found = refute(a * b < 12, [a >= 1, b >= 1], minimize=[a + b, a])
     assert found == {"a": 3, "b": 4}

@@ -102,7 +102,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class Scale(nn.Module):
-    """Bytes 0..255 to numbers of mean 0 and variance 1 over the training data."""
+    """Bytes 0..255 to numbers of about mean 0 and variance 1 over the training data."""
 
     def __init__(self, mean: float, std: float) -> None:
         super().__init__()
