@@ -330,7 +330,7 @@ class Named(nn.Module):
         self.conv = nn.Conv2d(1, 1, 3)
 
     def forward(self, x):
-        return self.conv(input=x)
+        return self.conv(image=x)
 
 
 HALVES = {
@@ -340,7 +340,7 @@ HALVES = {
 REFUSED = {
     r"conv\.weight must stay as it is": (ValueError, Written),
     r"rnn \(LSTM\): the part must be called with a tensor": (ValueError, Packed),
-    r"conv \(Conv2d\): .*unexpected keyword argument 'input'": (TypeError, Named),
+    r"conv \(Conv2d\): .*unexpected keyword argument 'image'": (TypeError, Named),
     r"^0 \(Part\): no such image": (ValueError, lambda: nn.Sequential(Trying().part)),
     r"^1 \(Conv2d\): Input type": (ValueError, HALVES["types"]),
     r"^1 \(Conv2d\): .*meta": (ValueError, HALVES["devices"]),
