@@ -137,10 +137,7 @@ def run(
 
 def _same(path: Path, configuration: Configuration) -> dict:
     record = records.read(path)
-    now = json.loads(json.dumps(asdict(configuration)))
-    differ = records.differences(records.configuration(record), now)
-    data = description(datasets.load(configuration.dataset))
-    if differ := [*differ, *records.differences(record["data"], data)]:
+    if differ := settings_that_differ(record, configuration) + data_that_differ(record):
         raise ValueError(
             f"{path} must be of the same run to go on from it, but {'; '.join(differ)}: "
             "--overwrite replaces it"
@@ -232,6 +229,18 @@ def limit_threads(profile: str, device: torch.device) -> None:
     """Let a quick run on a CPU have one thread: more would mostly wait for each other."""
     if profile == "quick" and device.type == "cpu":
         torch.set_num_threads(1)
+
+
+def settings_that_differ(record: dict, configuration: Configuration) -> list[str]:
+    """What a configuration has otherwise than a record, one phrase a field."""
+    now = json.loads(json.dumps(asdict(configuration)))
+    return records.differences(records.configuration(record), now)
+
+
+def data_that_differ(record: dict) -> list[str]:
+    """What the data at hand have otherwise than a record says, one phrase a field."""
+    found = find(record["experiment"], record["variant"], record["profile"])
+    return records.differences(record["data"], description(datasets.load(found.dataset)))
 
 
 def description(data: datasets.Dataset) -> dict:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import datasets, devices, provenance, records, training
+from . import devices, provenance, records, training
 from .records import differences, find
-from .runs import derived, description, limit_threads
+from .runs import data_that_differ, derived, limit_threads, settings_that_differ
 
 # Relative differences that are allowed. Elsewhere sums are rounded in another order, and training
 # amplifies that; test numbers of an early epoch move with it most. A halved error is found.
@@ -76,17 +75,13 @@ def verify(
         raise ValueError(f"epochs must be from 1 to the record's {count}, got {epochs}")
     configuration = find(record["experiment"], record["variant"], record["profile"])
     configuration = replace(configuration, precision=record["configuration"]["precision"])
-    then, now = records.configuration(record), json.loads(json.dumps(asdict(configuration)))
     found = [
-        f"the configuration has changed since the record: {one}" for one in differences(then, now)
+        f"the configuration has changed since the record: {one}"
+        for one in settings_that_differ(record, configuration)
     ]
     if found:
         return Verification(ROUNDED, 0, count, ("configuration",), ("all else",), found)
-    data = datasets.load(configuration.dataset)
-    found = [
-        f"the data are not the record's: {one}"
-        for one in differences(record["data"], description(data))
-    ]
+    found = [f"the data are not the record's: {one}" for one in data_that_differ(record)]
     if found:
         return Verification(ROUNDED, 0, count, ("configuration", "data"), ("all else",), found)
     fabric = devices.make_fabric(device, configuration.precision)
